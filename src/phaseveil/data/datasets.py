@@ -1,0 +1,120 @@
+"""Prepared faces in memory: images, landmarks and domains, drawn in batches that depend only on seed and step."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from phaseveil.checkpoint import replace_atomically
+from phaseveil.errors import InputError
+
+DOMAINS = ("female", "male")
+
+
+class FaceBatch(NamedTuple):
+    """Faces of one step.
+
+    Attributes:
+        image: sRGB, 0 to 1. Shape ``(B, 3, H, W)``.
+        landmarks: Points (x, y), normalised to [0, 1]. Shape ``(B, 68, 2)``.
+        domain: Index into :data:`DOMAINS`. Shape ``(B,)``, int64.
+    """
+
+    image: Tensor
+    landmarks: Tensor
+    domain: Tensor
+
+
+@dataclass(frozen=True)
+class FaceDataset:
+    """Faces of one split at one size.
+
+    Attributes:
+        images: uint8, possibly mapped from disk. Shape ``(N, size, size, 3)``.
+        landmarks: Normalised to [0, 1]. Shape ``(N, 68, 2)``.
+        domains: Index into :data:`DOMAINS`. Shape ``(N,)``.
+        names: File names, relative to the prepared folder.
+    """
+
+    images: np.ndarray
+    landmarks: Tensor
+    domains: Tensor
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def batch(self, indices: Tensor | Iterable[int]) -> FaceBatch:
+        """Faces at these places, on the CPU."""
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        pixels = torch.from_numpy(self.images[index.numpy()])
+        return FaceBatch(pixels.permute(0, 3, 1, 2).float() / 255, self.landmarks[index], self.domains[index])
+
+    def draw(self, size: int, generator: torch.Generator) -> FaceBatch:
+        """``size`` faces at random, with replacement; the two domains equally often."""
+        wanted = torch.randint(len(DOMAINS), (size,), generator=generator)
+        return self.draw_of(wanted, generator)
+
+    def draw_of(self, domains: Tensor, generator: torch.Generator) -> FaceBatch:
+        """One face at random of each wanted domain. Shape ``(B,)`` of domain indices."""
+        pools = [torch.nonzero(self.domains == d)[:, 0] for d in range(len(DOMAINS))]
+        share = torch.rand(len(domains), generator=generator)
+        index = [pools[d][int(s * len(pools[d]))] for d, s in zip(domains.tolist(), share.tolist(), strict=True)]
+        return self.batch(torch.stack(index))
+
+
+def load_faces(root: str | Path, split: str, size: int) -> FaceDataset:
+    """Read one split of a folder that ``phaseveil prepare`` wrote.
+
+    The decoded images are kept beside it (``cache/``) and mapped into memory, so that a second start is immediate.
+
+    Args:
+        root: Prepared folder, with ``index.jsonl``.
+        split: ``train``, ``val`` or whatever the source had.
+        size: Side of the images wanted, pixels.
+
+    Raises:
+        InputError: Not a prepared folder, no such split, or a domain without a face.
+    """
+    root = Path(root)
+    index = root / "index.jsonl"
+    if not index.is_file():
+        raise InputError(f"{root}: no index.jsonl; run 'phaseveil prepare SOURCE {root}' first")
+    records = [record for record in map(json.loads, index.read_text().splitlines()) if record["split"] == split]
+    missing = [domain for domain in DOMAINS if not any(record["domain"] == domain for record in records)]
+    if missing:
+        raise InputError(f"{root}: split {split!r} has no face of domain {', '.join(missing)}; prepare some, sorted so")
+    records.sort(key=lambda record: record["file"])
+    points = np.array([record["landmarks"] for record in records], dtype=np.float32)
+    sides = np.array([record.get("size", 256) for record in records], dtype=np.float32)
+    return FaceDataset(
+        images=_cached_images(root, [record["file"] for record in records], split, size),
+        landmarks=torch.from_numpy((points + 0.5) / sides[:, None, None]),
+        domains=torch.tensor([DOMAINS.index(record["domain"]) for record in records]),
+        names=[record["file"] for record in records],
+    )
+
+
+def _cached_images(root: Path, files: list[str], split: str, size: int) -> np.ndarray:
+    """Decoded images, from the cache when it has as many as the index."""
+    cache = root / "cache" / f"{split}-{size}.npy"
+    if cache.is_file() and cache.stat().st_mtime >= (root / "index.jsonl").stat().st_mtime:
+        images = np.load(cache, mmap_mode="r")
+        if len(images) == len(files):
+            return images
+    with replace_atomically(cache) as temporary:
+        images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(files), size, size, 3))
+        for place, name in enumerate(files):
+            with Image.open(root / name) as image:
+                face = image.convert("RGB")
+                images[place] = (
+                    face.resize((size, size), Image.Resampling.LANCZOS) if face.size != (size, size) else face
+                )
+        images.flush()
+    return np.load(cache, mmap_mode="r")

@@ -1,0 +1,91 @@
+"""Stage-I terms on the optics: privacy, regularity, and the constraint that keeps them from destroying geometry."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def privacy_loss(acquisition: Tensor, source: Tensor) -> Tensor:
+    """1 - MSE of acquisition and source (published privacy term, weight 1). Images 0 to 1, ``(B, 3, H, W)`` → scalar."""
+    return 1 - (acquisition - source).square().mean()
+
+
+def detail_loss(psf: Tensor, lowest: float = 4.0, size: int = 128) -> Tensor:
+    r"""MTF suppression: logarithm of the energy of a natural image that the optics let through above ``lowest``.
+
+    .. math:: \log \sum_{f > f_0} |OTF(f)|^2 f^{-2} \Big/ \sum_{f > f_0} f^{-2}
+
+    The power spectrum of natural images falls as 1/f² [Field 1987, J. Opt. Soc. Am. A 4, 2379]. Unlike the MSE it does
+    not reward a contrast reversal, which hides nothing.
+
+    Args:
+        psf: Unit sum per channel. Shape ``(3, K, K)``.
+        lowest: f₀, cycles per frame.
+        size: Pixels of the frame that the PSF was sampled for.
+
+    Returns:
+        Scalar, 0 for a clear lens, negative below.
+    """
+    otf = torch.fft.rfft2(psf, s=(size, size))
+    vertical = torch.fft.fftfreq(size, device=psf.device) * size
+    horizontal = torch.fft.rfftfreq(size, device=psf.device) * size
+    square = vertical[:, None] ** 2 + horizontal[None, :] ** 2
+    weight = torch.where(square > lowest**2, 1 / square.clamp_min(1), 0)
+    return (((otf.real**2 + otf.imag**2) * weight).sum() / (weight.sum() * len(psf))).clamp_min(1e-12).log()
+
+
+def airy_distance(psf: Tensor, airy: Tensor) -> Tensor:
+    """Frobenius norm of PSF minus clear-lens PSF (published regulariser, weight 10). ``(3, K, K)`` twice → scalar."""
+    return (psf - airy).norm()
+
+
+def slope_loss(phase: Tensor, aperture: Tensor, limit: float = 0.8 * math.pi) -> Tensor:
+    """Mean square excess of phase steps between pupil neighbours over ``limit``: steeper masks throw light off the sensor.
+
+    Args:
+        phase: Unwrapped, radians. Shape ``(L, N, N)``.
+        aperture: Transmission. Shape ``(N, N)``.
+        limit: Radians per pupil sample, below the sampling limit π.
+    """
+    inside = aperture > 0
+    along_x = (phase.diff(dim=-1).abs() - limit).clamp_min(0) * (inside[:, 1:] & inside[:, :-1])
+    along_y = (phase.diff(dim=-2).abs() - limit).clamp_min(0) * (inside[1:] & inside[:-1])
+    return (along_x.square().sum() + along_y.square().sum()) / (inside.sum() * len(phase))
+
+
+class ConstraintMultiplier:
+    """Multiplier of the constraint ``error ≤ ceiling``, raised while it is broken and lowered while it holds.
+
+    Multiplicative dual ascent on a running mean of the error [Platt & Barr 1987, NIPS, Constrained differential
+    optimization]; it stays positive and finds its scale by itself.
+
+    Args:
+        ceiling: Highest error allowed.
+        rate: Step in log-multiplier per unit of relative violation.
+        momentum: Of the running mean.
+        start: First multiplier.
+    """
+
+    def __init__(self, ceiling: float, rate: float = 0.1, momentum: float = 0.95, start: float = 1.0) -> None:
+        self.ceiling, self.rate, self.momentum = ceiling, rate, momentum
+        self.value, self.mean_error = start, ceiling
+
+    def update(self, error: float) -> None:
+        """Take one observed error into account."""
+        self.mean_error = self.momentum * self.mean_error + (1 - self.momentum) * error
+        violation = max(-1.0, min(1.0, (self.mean_error - self.ceiling) / self.ceiling))
+        self.value = min(1e4, max(1e-3, self.value * math.exp(self.rate * violation)))
+
+    def state(self) -> dict[str, float]:
+        """Numbers to resume from."""
+        return {"value": self.value, "mean_error": self.mean_error}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Continue from :meth:`state`."""
+        self.value, self.mean_error = state["value"], state["mean_error"]
+
+
+def scale_gradient(tensor: Tensor, factor: float) -> Tensor:
+    """The tensor itself, its gradient multiplied on the way back: what lies before sees the loss at another weight."""
+    return tensor * factor + (tensor * (1 - factor)).detach()

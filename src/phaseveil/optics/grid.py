@@ -1,0 +1,32 @@
+"""Sample positions in the pupil and on the sensor, metres; the optical axis passes between or through samples at 0."""
+
+import torch
+from torch import Tensor
+
+
+def centred_axis(samples: int, pitch: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Positions of ``samples`` cells of width ``pitch``, symmetric about 0, metres. Shape ``(samples,)``."""
+    index = torch.arange(samples, dtype=torch.float64) - (samples - 1) / 2
+    return (index * pitch).to(dtype)
+
+
+def circular_aperture(samples: int, subsamples: int = 8) -> Tensor:
+    """Transmission of a circle that touches the edges of a square grid: the covered share of each cell.
+
+    Grey edge cells keep the area and the diffraction pattern right where a hard mask would be a staircase.
+
+    Args:
+        samples: Cells across the diameter.
+        subsamples: Sub-cells per cell and axis that coverage is counted on.
+
+    Returns:
+        Coverage, unitless, 0 to 1. Shape ``(samples, samples)``.
+    """
+    fine = centred_axis(samples * subsamples, 2 / (samples * subsamples), torch.float64)
+    inside = (fine[:, None] ** 2 + fine[None, :] ** 2 <= 1).to(torch.float64)
+    return torch.nn.functional.avg_pool2d(inside[None, None], subsamples)[0, 0].to(torch.float32)
+
+
+def pixel_axis(pixels: int, pitch: float, per_pixel: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Positions of ``per_pixel`` points in each of ``pixels`` sensor pixels, metres. Shape ``(pixels * per_pixel,)``."""
+    return centred_axis(pixels * per_pixel, pitch / per_pixel, dtype)

@@ -1,0 +1,73 @@
+"""Zernike polynomials in Noll's order and normalisation [Noll 1976, J. Opt. Soc. Am. 66, 207]."""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@lru_cache
+def noll_to_radial_azimuthal(j: int) -> tuple[int, int]:
+    """Radial degree ``n`` and signed azimuthal degree ``m`` of Noll index ``j`` (cosine for m ≥ 0, sine for m < 0).
+
+    Raises:
+        ValueError: ``j`` is below 1.
+    """
+    if j < 1:
+        raise ValueError(f"Noll indices start at 1, got {j}")
+    n = math.isqrt(8 * j - 7) // 2
+    n -= n * (n + 1) // 2 >= j
+    first = n * (n + 1) // 2 + 1
+    degree = 2 * ((j - first + (n + 1) % 2) // 2) + n % 2
+    return n, degree if j % 2 == 0 else -degree
+
+
+def radial_polynomial(n: int, m: int, rho: Tensor) -> Tensor:
+    r"""Radial part, Noll eq. (2): :math:`R_n^m(\rho) = \sum_s \frac{(-1)^s (n-s)!}{s!\,(\frac{n+m}2-s)!\,(\frac{n-m}2-s)!}\rho^{n-2s}`.
+
+    Args:
+        n: Radial degree.
+        m: Azimuthal degree, 0 ≤ m ≤ n, of the parity of n.
+        rho: Radius over the pupil radius, unitless. Any shape.
+    """
+    total = torch.zeros_like(rho)
+    for s in range((n - m) // 2 + 1):
+        divisor = math.factorial(s) * math.factorial((n + m) // 2 - s) * math.factorial((n - m) // 2 - s)
+        total = total + (-1) ** s * math.factorial(n - s) / divisor * rho ** (n - 2 * s)
+    return total
+
+
+def zernike(j: int, x: Tensor, y: Tensor) -> Tensor:
+    """Noll's ``Z_j``, unit RMS over the unit disk (Noll eq. 1).
+
+    Args:
+        j: Noll index, from 1.
+        x, y: Position over the pupil radius, unitless, of one shape. Values beyond the unit circle extrapolate.
+
+    Returns:
+        Unitless values, of the same shape.
+    """
+    n, m = noll_to_radial_azimuthal(j)
+    rho, theta = torch.hypot(x, y), torch.atan2(y, x)
+    radial = radial_polynomial(n, abs(m), rho)
+    if m == 0:
+        return math.sqrt(n + 1) * radial
+    wave = torch.cos(m * theta) if m > 0 else torch.sin(-m * theta)
+    return math.sqrt(2 * (n + 1)) * radial * wave
+
+
+def zernike_basis(indices: Sequence[int], samples: int) -> Tensor:
+    """Modes on a square pupil grid (rows are y, columns x), computed in float64.
+
+    Args:
+        indices: Noll indices.
+        samples: Cells across the pupil's diameter.
+
+    Returns:
+        Unitless. Shape ``(len(indices), samples, samples)``, float64.
+    """
+    axis = (torch.arange(samples, dtype=torch.float64) - (samples - 1) / 2) * (2 / samples)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([zernike(j, x, y) for j in indices])

@@ -1,0 +1,296 @@
+"""Stage I: the mask and the heatmap network, trained together.
+
+Privacy is maximised *subject to* a ceiling on the landmark error: left to itself it spreads the PSF until the heatmap is
+the mean face. The network minimises the geometry loss alone; the mask sees it through an automatic multiplier.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phaseveil.config import to_mapping
+from phaseveil.data.datasets import FaceBatch, FaceDataset, load_faces
+from phaseveil.data.heatmaps import normalised_mean_error
+from phaseveil.data.transforms import JitterConfig, random_colour, random_mirror, random_similarity
+from phaseveil.errors import ConfigError
+from phaseveil.losses import heatmap as geometry
+from phaseveil.losses import optics as optics_losses
+from phaseveil.losses.optics import ConstraintMultiplier
+from phaseveil.models.heatmap import HeatmapConfig, HeatmapNet, load_heatmap_net, save_heatmap_net
+from phaseveil.optics.camera import Camera, PhaseMaskCamera, build_camera, load_camera, save_camera
+from phaseveil.training.ema import ModelEMA
+from phaseveil.training.logging import RunLog
+from phaseveil.training.pictures import colour_heatmap, save_grid, save_optics_figure
+from phaseveil.training.state import load_state, save_state, seeded
+
+
+@dataclass
+class CameraLossWeights:
+    """Weights of stage I's losses.
+
+    Attributes:
+        heatmap: Smooth L1 to the teacher's heatmaps (published: 2).
+        landmark: Landmark error, inter-ocular distances.
+        privacy: 1 - MSE of acquisition and source (published: 1).
+        detail: MTF suppression.
+        airy: PSF against the clear lens's (published: 10; pulls against privacy, see ``docs/experiments.md``).
+        slope: Phase steps near the sampling limit.
+    """
+
+    heatmap: float = 2.0
+    landmark: float = 1.0
+    privacy: float = 1.0
+    detail: float = 0.1
+    airy: float = 0.0
+    slope: float = 1.0
+
+
+@dataclass
+class CameraTraining:
+    """Configuration of ``phaseveil train camera``.
+
+    Attributes:
+        data: Folder that ``phaseveil prepare`` wrote.
+        out: Run folder: ``state.safetensors``, ``camera.safetensors``, ``heatmap.safetensors``, pictures, logs.
+        camera: Camera to start from, a name or file.
+        heatmap: Heatmap network to start from, a file; fresh where empty.
+        network: Heatmap network's size and width.
+        mask_share: Share of the steps in which the mask learns; then the network settles on the finished mask. 0 keeps
+            the camera as it is (clear lens, baselines).
+        ceiling: Highest landmark error allowed in training, inter-ocular distances.
+        mask_start: Standard deviation of the first coefficients, metres, where the mask is flat.
+        mask_rate: Adam step of the coefficients, metres.
+    """
+
+    data: str = "data/prepared"
+    out: str = "runs/camera"
+    camera: str = "portrait"
+    heatmap: str = ""
+    network: HeatmapConfig = field(default_factory=HeatmapConfig)
+    weights: CameraLossWeights = field(default_factory=CameraLossWeights)
+    jitter: JitterConfig = field(default_factory=JitterConfig)
+    steps: int = 4000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warm_up: int = 100
+    weight_decay: float = 1e-4
+    mask_share: float = 0.6
+    mask_start: float = 1e-8
+    mask_rate: float = 1e-8
+    ceiling: float = 0.055
+    multiplier_rate: float = 0.02
+    ema: float = 0.998
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 500
+    val_faces: int = 512
+    wandb_project: str = ""
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch_size, self.log_every, self.save_every) < 1:
+            raise ConfigError("stage I: steps, batch_size, log_every and save_every must be at least 1")
+        if not 0 <= self.mask_share <= 1 or not 0 < self.ceiling < 1:
+            raise ConfigError("stage I: mask_share must lie in [0, 1], ceiling in (0, 1) inter-ocular distances")
+
+
+def train_camera(
+    config: CameraTraining,
+    resume: bool = False,
+    max_minutes: float = math.inf,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> dict[str, float]:
+    """Run stage I; returns the validation figures of the weights written last.
+
+    Raises:
+        InputError: The data folder is not a prepared one.
+        CheckpointError: ``resume`` without a fitting state, or the disk is full.
+        OpticsError: The optics cannot be simulated as sampled.
+    """
+    began, out = time.monotonic(), Path(config.out)
+    faces, held_out = (load_faces(config.data, split, config.network.size) for split in ("train", "val"))
+    run = _start(config, device)
+    log = RunLog(out, config.log_every, config.wandb_project, say)
+    step, figures = run.restore(out / "state.safetensors") if resume else 0, {}
+
+    while step < config.steps:
+        log.step(step, _train_step(step, _augmented(faces, config, step, device), run, config))
+        run.ema.update(run.network, step)
+        step += 1
+        timed_out = (time.monotonic() - began) / 60 > max_minutes
+        if step % config.save_every == 0 or step == config.steps or timed_out:
+            run.save(out / "state.safetensors", config, step)
+            figures = _validate(run.camera, run.ema.module, held_out, config, device)
+            _export(out, run, held_out, config, {"steps": step, **figures})
+            log.scalars(step, figures)
+        if timed_out:
+            say(f"stopped after {max_minutes:g} minutes at step {step} of {config.steps}; go on with --resume")
+            break
+    log.close()
+    return figures
+
+
+@dataclass
+class _Run:
+    """What a run changes, and the clear lens it is compared with."""
+
+    camera: Camera
+    network: HeatmapNet
+    ema: ModelEMA
+    optimizers: dict[str, torch.optim.Optimizer]
+    multiplier: ConstraintMultiplier
+    clear_psf: Tensor
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"camera": self.camera, "network": self.network, "ema": self.ema.module}
+
+    def save(self, path: Path, config: CameraTraining, step: int) -> None:
+        save_state(path, to_mapping(config), step, self._modules, self.optimizers, self.multiplier.state())
+
+    def restore(self, path: Path) -> int:
+        step, numbers = load_state(path, self._modules, self.optimizers)
+        self.multiplier.restore(numbers)
+        return step
+
+
+def _start(config: CameraTraining, device: str) -> _Run:
+    """Camera, network and optimisers as the configuration starts them."""
+    torch.manual_seed(config.seed)
+    camera = load_camera(config.camera)
+    clear_psf = build_camera(camera.config).psf(config.network.size).detach().to(device)
+    if config.mask_share > 0:
+        if not isinstance(camera, PhaseMaskCamera):
+            raise ConfigError(f"camera {config.camera!r} has no mask to learn; set mask_share=0 to train the network alone")
+        if not camera.coefficients.any():
+            start = torch.randn(camera.coefficients.shape, generator=seeded(config.seed, 0, 9)) * config.mask_start
+            camera.coefficients.data.copy_(start)
+    network = load_heatmap_net(config.heatmap) if config.heatmap else HeatmapNet(config.network)
+    if network.config != config.network:
+        raise ConfigError(f"{config.heatmap}: a network of {network.config}, but the configuration says {config.network}")
+    network.to(device, memory_format=torch.channels_last).train()
+    camera.to(device).train()
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "network": torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    }
+    if config.mask_share > 0:
+        optimizers["mask"] = torch.optim.Adam(camera.parameters(), lr=config.mask_rate, betas=(0.9, 0.99), eps=1e-12)
+    multiplier = ConstraintMultiplier(config.ceiling, config.multiplier_rate)
+    return _Run(camera, network, ModelEMA(network, config.ema), optimizers, multiplier, clear_psf)
+
+
+def _augmented(faces: FaceDataset, config: CameraTraining, step: int, device: str) -> FaceBatch:
+    """The batch of a step, jittered; a function of seed and step alone."""
+    generator = seeded(config.seed, step, 0)
+    image, landmarks, domain = faces.draw(config.batch_size, generator)
+    image, landmarks = random_mirror(image, landmarks, generator)
+    image, landmarks = random_similarity(image, landmarks, config.jitter, generator)
+    image = random_colour(image, config.jitter, generator)
+    return FaceBatch(image.to(device), landmarks.to(device), domain.to(device))
+
+
+def _train_step(step: int, batch: FaceBatch, run: _Run, config: CameraTraining) -> dict[str, Any]:
+    """One optimisation step; returns unweighted losses and figures to log."""
+    mask_learns = step < int(config.mask_share * config.steps)
+    with torch.set_grad_enabled(mask_learns):
+        acquisition = run.camera(batch.image, seeded(config.seed, step, 1, batch.image.device))
+    seen = optics_losses.scale_gradient(acquisition, run.multiplier.value) if mask_learns else acquisition
+    with torch.autocast(batch.image.device.type, torch.bfloat16):
+        output = run.network(seen.contiguous(memory_format=torch.channels_last))
+    losses = {
+        "heatmap": geometry.teacher_loss(output.logits, batch.landmarks),
+        "landmark": geometry.landmark_loss(output.landmarks, batch.landmarks),
+    }
+    if mask_learns:
+        losses |= _mask_losses(run, acquisition, batch.image)
+    weights = vars(config.weights)
+    for optimizer in run.optimizers.values():
+        optimizer.zero_grad(set_to_none=True)
+    torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
+    for group in run.optimizers["network"].param_groups:
+        group["lr"] = config.learning_rate * cosine_schedule(step, config.warm_up, config.steps)
+    torch.nn.utils.clip_grad_norm_(run.network.parameters(), 5.0)
+    run.optimizers["network"].step()
+    figures: dict[str, Any] = {name: loss.item() for name, loss in losses.items()}
+    if mask_learns:
+        run.optimizers["mask"].step()
+        keep_samplable(run.camera)
+        run.multiplier.update(figures["landmark"])
+        figures |= {"multiplier": run.multiplier.value, "mean_error": run.multiplier.mean_error}
+    return figures
+
+
+def _mask_losses(run: _Run, acquisition: Tensor, source: Tensor) -> dict[str, Tensor]:
+    """Privacy and regularity of the optics, unweighted."""
+    camera, size = run.camera, source.shape[-1]
+    assert isinstance(camera, PhaseMaskCamera)
+    psf = camera.psf(size)
+    return {
+        "privacy": optics_losses.privacy_loss(acquisition, source),
+        "detail": optics_losses.detail_loss(psf, size=size),
+        "airy": optics_losses.airy_distance(psf, run.clear_psf),
+        "slope": optics_losses.slope_loss(camera.pupil_phase(), camera.aperture),
+    }
+
+
+@torch.no_grad()
+def keep_samplable(camera: Camera, limit: float = 0.97 * math.pi) -> None:
+    """Scale the mask down where an optimiser step made it steeper than the pupil grid can hold (house guard: π)."""
+    assert isinstance(camera, PhaseMaskCamera)
+    phase, inside = camera.pupil_phase(), camera.aperture > 0
+    along_x = (phase.diff(dim=-1).abs() * (inside[:, 1:] & inside[:, :-1])).max()
+    along_y = (phase.diff(dim=-2).abs() * (inside[1:] & inside[:-1])).max()
+    steepest = torch.maximum(along_x, along_y).item()
+    if steepest > limit:
+        camera.coefficients.mul_(limit / steepest)
+
+
+def cosine_schedule(step: int, warm_up: int, steps: int) -> float:
+    """Share of the learning rate: linear warm-up, then half a cosine down to 2 %."""
+    if step < warm_up:
+        return (step + 1) / warm_up
+    progress = (step - warm_up) / max(1, steps - warm_up)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@torch.inference_mode()
+def _validate(
+    camera: Camera, network: HeatmapNet, faces: FaceDataset, config: CameraTraining, device: str
+) -> dict[str, float]:
+    """Landmark error and what privacy leaves, on held-out faces with the sensor's noise."""
+    errors, differences = [], []
+    count = min(config.val_faces, len(faces))
+    places = torch.linspace(0, len(faces) - 1, count).long()
+    for number, indices in enumerate(places.split(64)):
+        batch = faces.batch(indices)
+        image = batch.image.to(device)
+        acquisition = camera(image, seeded(config.seed, number, 2, device))
+        with torch.autocast(image.device.type, torch.bfloat16):
+            landmarks = network(acquisition.contiguous(memory_format=torch.channels_last)).landmarks
+        errors.append(normalised_mean_error(landmarks.cpu(), batch.landmarks))
+        differences.append((acquisition - image).square().mean(dim=(1, 2, 3)).cpu())
+    return {
+        "val_landmark_error": torch.cat(errors).mean().item(),
+        "val_landmark_error_p90": torch.cat(errors).quantile(0.9).item(),
+        "val_mse": torch.cat(differences).mean().item(),
+        "val_faces": float(count),
+    }
+
+
+def _export(out: Path, run: _Run, faces: FaceDataset, config: CameraTraining, metadata: dict[str, Any]) -> None:
+    """Weights for the next stage, and pictures to look at."""
+    save_camera(out / "camera.safetensors", run.camera, metadata)
+    save_heatmap_net(out / "heatmap.safetensors", run.ema.module, {**metadata, "camera": config.camera})
+    batch = faces.batch(torch.linspace(0, len(faces) - 1, 8).long())
+    with torch.inference_mode():
+        device = next(run.network.parameters()).device
+        acquisition = run.camera(batch.image.to(device), seeded(config.seed, 0, 3, device))
+        output = run.ema.module(acquisition)
+    save_optics_figure(out / "optics.png", run.camera, config.network.size)
+    save_grid(out / "samples.png", [batch.image, acquisition, colour_heatmap(output.heatmap, batch.image.shape[-1])])

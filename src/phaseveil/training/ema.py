@@ -1,0 +1,31 @@
+"""Exponential moving average of weights, the networks that are shipped."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class ModelEMA:
+    """Running mean of a module's parameters; buffers (batch-norm statistics) are averaged likewise.
+
+    The decay grows as (1 + n)/(10 + n) up to ``decay``, so that the first steps do not linger.
+
+    Args:
+        module: The module that is trained.
+        decay: Share kept per step.
+    """
+
+    def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move towards ``module`` after optimisation step number ``step`` (from 0)."""
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        own, new = self.module.state_dict(), module.state_dict()
+        floating = [name for name in own if own[name].is_floating_point()]
+        torch._foreach_lerp_([own[name] for name in floating], [new[name] for name in floating], share)
+        for name in own.keys() - set(floating):
+            own[name].copy_(new[name])

@@ -1,0 +1,319 @@
+"""Stage II: generator, mapping network, style encoder and discriminator, on a fixed camera and heatmap network.
+
+Half of each batch asks for the source back from its own style (the warm start that makes days into minutes), half for
+another face's or a latent style. The reconstruction weight then falls, so that identity comes from the style.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phaseveil.config import to_mapping
+from phaseveil.data.datasets import DOMAINS, FaceDataset, load_faces
+from phaseveil.data.transforms import JitterConfig
+from phaseveil.errors import CheckpointError, ConfigError
+from phaseveil.losses import adversarial
+from phaseveil.losses.perceptual import LPIPS
+from phaseveil.models.discriminator import Discriminator
+from phaseveil.models.face import FaceConfig, FaceNetworks, load_face_networks, save_face_networks
+from phaseveil.models.heatmap import HeatmapNet, load_heatmap_net
+from phaseveil.optics.camera import Camera, load_camera
+from phaseveil.training import face_batches
+from phaseveil.training.ema import ModelEMA
+from phaseveil.training.face_batches import FaceStep
+from phaseveil.training.face_losses import FaceLossWeights, generator_losses
+from phaseveil.training.logging import RunLog
+from phaseveil.training.pictures import colour_heatmap, save_grid
+from phaseveil.training.state import load_state, save_state, seeded
+
+
+@dataclass
+class FaceTraining:
+    """Configuration of ``phaseveil train face``.
+
+    Attributes:
+        data: Folder that ``phaseveil prepare`` wrote.
+        out: Run folder: ``state.safetensors``, ``face.safetensors``, pictures, logs.
+        camera: Camera, a name or file; stays as it is.
+        heatmap: Heatmap network trained behind that camera, a file; the bundled one where empty.
+        judge: Heatmap network for clear faces, a file, that reads the geometry of generated faces; where empty they are
+            acquired by the camera and read by ``heatmap``.
+        perceptual: LPIPS weights (AlexNet or VGG16), a file.
+        start: Face networks to start from, a file; fresh where empty.
+        networks: Sizes of the face networks.
+        discriminator_width: Discriminator's channels at half resolution.
+        batch_size: Faces per step, even: half reconstruct, half translate.
+        mapping_rate: Share of the learning rate that the mapping network gets (published: 0.01).
+        reconstruction_floor: What the reconstruction weight falls to, share.
+        hold: Share of the steps before it begins to fall.
+        r1_every, cycle_every: Steps between these costly terms; each is weighted up in turn.
+    """
+
+    data: str = "data/prepared"
+    out: str = "runs/face"
+    camera: str = "learned"
+    heatmap: str = ""
+    judge: str = ""
+    perceptual: str = ""
+    start: str = ""
+    networks: FaceConfig = field(default_factory=FaceConfig)
+    weights: FaceLossWeights = field(default_factory=FaceLossWeights)
+    jitter: JitterConfig = field(default_factory=JitterConfig)
+    discriminator_width: int = 48
+    steps: int = 6000
+    batch_size: int = 16
+    learning_rate: float = 3e-4
+    mapping_rate: float = 1.0
+    warm_up: int = 50
+    weight_decay: float = 1e-4
+    reconstruction_floor: float = 0.3
+    hold: float = 0.3
+    r1_every: int = 16
+    cycle_every: int = 8
+    ema: float = 0.999
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 250
+    wandb_project: str = ""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 4 or self.batch_size % 4:
+            raise ConfigError(f"stage II: batch_size must be a multiple of 4 (8 or more is stable), got {self.batch_size}")
+        if min(self.steps, self.log_every, self.save_every, self.r1_every, self.cycle_every) < 1:
+            raise ConfigError("stage II: steps, log_every, save_every, r1_every and cycle_every must be at least 1")
+        if not 0 <= self.reconstruction_floor <= 1 or not 0 <= self.hold < 1:
+            raise ConfigError("stage II: reconstruction_floor must lie in [0, 1], hold in [0, 1)")
+
+
+@dataclass
+class Run:
+    """Networks of a run; the first three learn, the rest is fixed."""
+
+    networks: FaceNetworks
+    discriminator: Discriminator
+    bank: "StyleBank"
+    ema: ModelEMA
+    optimizers: dict[str, torch.optim.Optimizer]
+    camera: Camera
+    heatmap_net: HeatmapNet
+    judge: Callable[[Tensor], Any]
+    perceptual: LPIPS
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"networks": self.networks, "discriminator": self.discriminator, "bank": self.bank, "ema": self.ema.module}
+
+    def save(self, path: Path, config: FaceTraining, step: int) -> None:
+        """Write the state that :meth:`restore` reads."""
+        save_state(path, to_mapping(config), step, self._modules, self.optimizers)
+
+    def restore(self, path: Path) -> int:
+        """Continue from a state; returns the step to go on with."""
+        return load_state(path, self._modules, self.optimizers)[0]
+
+
+class StyleBank(nn.Module):
+    """The last style codes that the encoder read from real faces, per domain: what latent styles should look like."""
+
+    def __init__(self, style_dim: int, capacity: int = 1024) -> None:
+        super().__init__()
+        self.codes: Tensor
+        self.seen: Tensor
+        self.register_buffer("codes", torch.zeros(len(DOMAINS), capacity, style_dim))
+        self.register_buffer("seen", torch.zeros(len(DOMAINS), dtype=torch.int64))
+
+    def add(self, codes: Tensor, domains: Tensor) -> None:
+        """Remember codes ``(B, S)`` of domains ``(B,)``, over the oldest ones."""
+        for code, domain in zip(codes.detach(), domains.tolist(), strict=True):
+            self.codes[domain, int(self.seen[domain]) % self.codes.shape[1]] = code
+            self.seen[domain] += 1
+
+    def draw(self, domain: int, count: int, generator: torch.Generator) -> Tensor | None:
+        """``count`` codes of a domain, ``None`` until it has as many."""
+        filled = min(int(self.seen[domain]), self.codes.shape[1])
+        if filled < count:
+            return None
+        return self.codes[domain, torch.randperm(filled, generator=generator)[:count].to(self.codes.device)]
+
+
+def train_face(
+    config: FaceTraining,
+    resume: bool = False,
+    max_minutes: float = math.inf,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> dict[str, float]:
+    """Run stage II; returns the last step's figures.
+
+    Raises:
+        InputError: The data folder is not a prepared one.
+        CheckpointError: Weights are missing or do not fit, or the disk is full.
+        ConfigError: Sizes that do not fit each other.
+    """
+    began, out = time.monotonic(), Path(config.out)
+    faces, held_out = (load_faces(config.data, split, config.networks.size) for split in ("train", "val"))
+    run = _start(config, device)
+    log = RunLog(out, config.log_every, config.wandb_project, say)
+    step, figures = run.restore(out / "state.safetensors") if resume else 0, {}
+
+    while step < config.steps:
+        batch = face_batches.draw_step(faces, run.camera, run.heatmap_net, config, step, device)
+        figures = _train_step(step, batch, run, config)
+        run.ema.update(run.networks, step)
+        log.step(step, figures)
+        step += 1
+        timed_out = (time.monotonic() - began) / 60 > max_minutes
+        if step % config.save_every == 0 or step == config.steps or timed_out:
+            run.save(out / "state.safetensors", config, step)
+            save_face_networks(out / "face.safetensors", run.ema.module, {"steps": step, "batch_size": config.batch_size})
+            _save_samples(out / "samples.png", held_out, run, config, device)
+        if timed_out:
+            say(f"stopped after {max_minutes:g} minutes at step {step} of {config.steps}; go on with --resume")
+            break
+    log.close()
+    return figures
+
+
+def _start(config: FaceTraining, device: str) -> Run:
+    """Networks and optimisers as the configuration starts them."""
+    if not config.perceptual:
+        raise ConfigError("stage II: set perceptual=FILE to LPIPS weights; 'phaseveil download perceptual' fetches them")
+    size = config.networks.size
+    torch.manual_seed(config.seed)
+    networks = load_face_networks(config.start) if config.start else FaceNetworks(config.networks)
+    if networks.config != config.networks:
+        raise CheckpointError(f"{config.start}: face networks of {networks.config}, but the configuration says {config.networks}")
+    bank = StyleBank(config.networks.style_dim)
+    discriminator = Discriminator(size, config.discriminator_width, 5, len(DOMAINS))
+    heatmap_net = load_heatmap_net(config.heatmap or None).requires_grad_(False)
+    if heatmap_net.config.size != size:
+        raise ConfigError(f"the heatmap network is for {heatmap_net.config.size}-pixel faces, the face networks for {size}")
+    camera = load_camera(config.camera).to(device).frozen(size).to(device)
+    judge_net = load_heatmap_net(config.judge).requires_grad_(False).to(device) if config.judge else None
+    for module in (networks, discriminator, heatmap_net, bank):
+        module.to(device)
+        module.to(memory_format=torch.channels_last)
+    networks.train()
+
+    def through_the_camera(face: Tensor) -> Any:
+        return heatmap_net(camera(face))
+
+    rest = [*networks.generator.parameters(), *networks.style_encoder.parameters()]
+    groups = [
+        {"params": rest, "rate": config.learning_rate},
+        {"params": list(networks.mapping.parameters()), "rate": config.learning_rate * config.mapping_rate},
+    ]
+    adam = {"betas": (0.0, 0.99), "weight_decay": config.weight_decay}
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "networks": torch.optim.AdamW(groups, lr=config.learning_rate, **adam),
+        "discriminator": torch.optim.AdamW(
+            [{"params": list(discriminator.parameters()), "rate": config.learning_rate}], lr=config.learning_rate, **adam
+        ),
+    }
+    return Run(
+        networks, discriminator, bank, ModelEMA(networks, config.ema), optimizers, camera, heatmap_net,
+        judge_net or through_the_camera, LPIPS(config.perceptual).to(device),
+    )  # fmt: skip
+
+
+def _train_step(step: int, batch: FaceStep, run: Run, config: FaceTraining) -> dict[str, float]:
+    """One step of the discriminator and one of everything else, on the same generated faces."""
+    draws = seeded(config.seed, step, 5)
+    device = batch.source.device.type
+    with torch.autocast(device, torch.bfloat16):
+        style = batch.styles(run.networks)
+        fake = run.networks.generator(batch.acquisition, batch.heatmap, style)
+        losses = {"discriminator": _discriminator_loss(batch, fake.detach(), run.discriminator)}
+        if step % config.r1_every == 0:
+            losses["r1"] = _r1(batch, run.discriminator)
+    total = losses["discriminator"] + config.weights.r1 * config.r1_every * losses.get("r1", 0.0)
+    _update(run.optimizers["discriminator"], total, run.discriminator, _rate(step, config))
+
+    run.discriminator.requires_grad_(False)
+    with torch.autocast(device, torch.bfloat16):
+        own = generator_losses(batch, fake, style, run, with_cycle=step % config.cycle_every == 0)
+    own |= _style_prior(run, batch, style, draws)
+    weights = _weights_at(step, config)
+    objective = torch.stack([weights[name] * loss for name, loss in own.items()]).sum()
+    _update(run.optimizers["networks"], objective, run.networks, _rate(step, config))
+    run.discriminator.requires_grad_(True)
+    return {name: loss.item() for name, loss in (losses | own).items()}
+
+
+def _discriminator_loss(batch: FaceStep, fake: Tensor, discriminator: Discriminator) -> Tensor:
+    real = discriminator(batch.reference, batch.reference_heatmap, batch.domain)
+    return adversarial.discriminator_loss(real, discriminator(fake, batch.heatmap, batch.domain))
+
+
+def _r1(batch: FaceStep, discriminator: Discriminator) -> Tensor:
+    """R1 on half of the batch."""
+    half = slice(0, None, 2)
+    image = batch.reference[half].detach().clone().requires_grad_(True)
+    return adversarial.r1_penalty(discriminator(image, batch.reference_heatmap[half], batch.domain[half]), image)
+
+
+def _style_prior(run: Run, batch: FaceStep, style: Tensor, draws: torch.Generator, count: int = 128) -> dict[str, Tensor]:
+    """Latent styles against the codes of real faces, per domain; empty until enough have been seen."""
+    real = ~batch.is_latent
+    run.bank.add(style[real], batch.domain[real])
+    device, losses = style.device, []
+    for domain in range(len(DOMAINS)):
+        latent = torch.randn(count, run.networks.mapping.latent_dim, generator=draws).to(device)
+        directions = nn.functional.normalize(torch.randn(style.shape[1], 64, generator=draws).to(device), dim=0)
+        wanted = run.bank.draw(domain, count, draws)
+        if wanted is not None:
+            codes = run.networks.mapping(latent, torch.full((count,), domain, device=device))
+            losses.append(adversarial.style_prior_loss(codes, wanted, directions))
+    return {"style_prior": torch.stack(losses).mean()} if losses else {}
+
+
+def _update(optimizer: torch.optim.Optimizer, loss: Tensor, module: nn.Module, rate: float) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 10.0)
+    for group in optimizer.param_groups:
+        group["lr"] = group["rate"] * rate
+    optimizer.step()
+
+
+def _rate(step: int, config: FaceTraining) -> float:
+    """Share of the learning rate: linear warm-up, then constant, down to a tenth over the last fifth of the steps."""
+    left = (config.steps - step) / (0.2 * config.steps)
+    return min(1.0, (step + 1) / config.warm_up) * max(0.1, min(1.0, left))
+
+
+def _weights_at(step: int, config: FaceTraining) -> dict[str, float]:
+    """Loss weights of a step: reconstruction falls after ``hold``, diversity falls to 0 (published)."""
+    weights = dict(vars(config.weights))
+    progress = step / config.steps
+    fall = max(0.0, (progress - config.hold) / (1 - config.hold))
+    factor = 1 - (1 - config.reconstruction_floor) * fall
+    weights["reconstruction"] *= factor
+    weights["perceptual"] *= factor
+    weights["diversity"] *= 1 - progress
+    return weights
+
+
+@torch.inference_mode()
+def _save_samples(path: Path, faces: FaceDataset, run: Run, config: FaceTraining, device: str) -> None:
+    """Held-out sources, their acquisitions and heatmaps, and the averaged networks' faces in four latent styles."""
+    batch = faces.batch(torch.linspace(0, len(faces) - 1, 12).long())
+    networks: Any = run.ema.module
+    source = batch.image.to(device)
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
+        acquisition = run.camera(source, seeded(config.seed, 0, 3, device))
+        heatmap = run.heatmap_net(acquisition).heatmap
+        domain = batch.domain.to(device)
+        rows = [source, acquisition, colour_heatmap(heatmap, source.shape[-1])]
+        rows.append(networks.generator(acquisition, heatmap, networks.style_encoder(source, domain)))
+        for number in range(4):
+            latent = torch.randn(len(source), networks.mapping.latent_dim, generator=seeded(config.seed, number, 4))
+            style = networks.mapping(latent.to(device), torch.full_like(domain, number % 2))
+            rows.append(networks.generator(acquisition, heatmap, style))
+    save_grid(path, rows)

@@ -1,0 +1,98 @@
+"""All of stage II's losses on the generator's side, unweighted and named; the weights are applied in one place."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from phaseveil.losses import adversarial
+from phaseveil.losses import heatmap as geometry
+from phaseveil.training.face_batches import FaceStep
+
+if TYPE_CHECKING:
+    from phaseveil.training.face import Run
+
+
+@dataclass
+class FaceLossWeights:
+    """Weights of stage II's losses.
+
+    Attributes:
+        adversarial: Non-saturating (published: 1).
+        r1: Gradient penalty of the discriminator (published: 1).
+        reconstruction: L1 of the self-reconstruction, pixels from -1 to 1.
+        perceptual: LPIPS of the self-reconstruction.
+        reference: LPIPS between new face and reference.
+        style: Style reconstruction (published: 1).
+        diversity: Of two styles (published: 1, falling to 0).
+        cycle: Acquisition of the cycled face against the source's, pixels from -1 to 1 (published: 7).
+        heatmap: Heatmap of the new face against the acquisition's landmarks.
+        landmark: Landmarks of the new face against the acquisition's, inter-ocular distances.
+        expression: Shape of brows, eyes and mouth.
+        style_prior: Latent styles against the codes of real faces.
+    """
+
+    adversarial: float = 1.0
+    r1: float = 1.0
+    reconstruction: float = 3.0
+    perceptual: float = 6.0
+    reference: float = 1.0
+    style: float = 1.0
+    diversity: float = 1.0
+    cycle: float = 7.0
+    heatmap: float = 5.0
+    landmark: float = 5.0
+    expression: float = 2.0
+    style_prior: float = 1.0
+
+
+def generator_losses(batch: FaceStep, fake: Tensor, style: Tensor, run: "Run", with_cycle: bool) -> dict[str, Tensor]:
+    """Losses of generator, style encoder and mapping network on one batch; see :class:`FaceLossWeights`."""
+    rebuild, translate = batch.halves
+    losses = {
+        "adversarial": adversarial.generator_loss(run.discriminator(fake, batch.heatmap, batch.domain)),
+        "reconstruction": adversarial.reconstruction_loss(fake[rebuild], batch.source[rebuild]),
+        "perceptual": run.perceptual(fake[rebuild], batch.source[rebuild]).mean(),
+        **geometry_losses(batch, fake, run),
+        **_style_losses(batch, fake, style, run),
+    }
+    if with_cycle:
+        losses["cycle"] = _cycle_loss(batch, fake[translate], run)
+    return losses
+
+
+def geometry_losses(batch: FaceStep, fake: Tensor, run: "Run") -> dict[str, Tensor]:
+    """The new face's geometry, read by the judge, against what was read from the acquisition."""
+    seen = run.judge(fake)
+    return {
+        "heatmap": geometry.heatmap_loss(seen.logits, batch.target_heatmap),
+        "landmark": geometry.landmark_loss(seen.landmarks, batch.landmarks),
+        "expression": geometry.expression_loss(seen.landmarks, batch.landmarks),
+    }
+
+
+def _style_losses(batch: FaceStep, fake: Tensor, style: Tensor, run: "Run") -> dict[str, Tensor]:
+    """Style read back, closeness to the reference where there is one, and difference of two styles."""
+    _, translate = batch.halves
+    quarter = len(batch.latent)
+    new_faces, wanted = fake[translate], style[translate]
+    recovered = run.networks.style_encoder(new_faces, batch.domain[translate])
+    with torch.no_grad():
+        other_style = batch.other_styles(run.networks)
+        other = run.networks.generator(batch.acquisition[translate], batch.heatmap[translate], other_style)
+    return {
+        "style": adversarial.style_reconstruction_loss(recovered, wanted),
+        "reference": run.perceptual(new_faces[:quarter], batch.reference[translate][:quarter]).mean(),
+        "diversity": adversarial.diversity_loss(new_faces, other),
+    }
+
+
+def _cycle_loss(batch: FaceStep, fake: Tensor, run: "Run") -> Tensor:
+    """Acquire the new face, give it the source's style back, and acquire that: it must be the first acquisition."""
+    _, translate = batch.halves
+    acquired = run.camera(fake)
+    heatmap = run.heatmap_net(acquired).heatmap
+    style = run.networks.style_encoder(batch.source[translate], batch.source_domain[translate])
+    returned = run.camera(run.networks.generator(acquired, heatmap, style))
+    return adversarial.reconstruction_loss(returned, batch.acquisition[translate])

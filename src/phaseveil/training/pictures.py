@@ -1,0 +1,64 @@
+"""Pictures of a run: grids of faces, heatmaps in colour, and the optics."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from phaseveil.checkpoint import replace_atomically
+from phaseveil.optics.camera import Camera, PhaseMaskCamera
+
+# One colour per heatmap channel: jaw, brows, nose, eyes, mouth.
+CHANNEL_COLOURS = ((0.35, 0.55, 1.0), (1.0, 0.75, 0.2), (0.4, 0.9, 0.4), (0.3, 0.9, 0.95), (1.0, 0.35, 0.45))
+
+
+def colour_heatmap(heatmap: Tensor, size: int) -> Tensor:
+    """Semantic heatmaps ``(B, 5, h, w)``, 0 to 1, as pictures ``(B, 3, size, size)``, 0 to 1."""
+    colours = heatmap.new_tensor(CHANNEL_COLOURS)
+    picture = (heatmap[:, :, None] * colours[None, :, :, None, None]).amax(dim=1).clamp(0, 1)
+    return functional.interpolate(picture, size=(size, size), mode="bilinear", align_corners=False)
+
+
+def save_grid(path: Path, rows: Sequence[Tensor]) -> None:
+    """Write rows of images ``(N, 3, H, W)``, 0 to 1, as one PNG."""
+    stacked = torch.cat([torch.cat(list(row.detach().float().cpu()), dim=-1) for row in rows], dim=-2)
+    pixels = (stacked.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    with replace_atomically(path) as temporary:
+        Image.fromarray(pixels).save(temporary)
+
+
+@torch.no_grad()
+def save_optics_figure(path: Path, camera: Camera, size: int) -> None:
+    """Write height map (µm), PSF and radial MTF of a camera as one PNG."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 3)
+    if isinstance(camera, PhaseMaskCamera):
+        height = camera.height_map().cpu().numpy() * 1e6
+        inside = camera.aperture.cpu().numpy() > 0
+        picture = axes[0].imshow(np.where(inside, height, np.nan), cmap="viridis")
+        figure.colorbar(picture, ax=axes[0], label="height, µm")
+    axes[0].set_title("mask")
+    psf = camera.psf(size).cpu()
+    axes[1].imshow((psf / psf.amax()).permute(1, 2, 0).sqrt().numpy())
+    axes[1].set_title(f"PSF (square root), {psf.shape[-1]} px of {size}")
+    for channel, colour in enumerate(("r", "g", "b")):
+        axes[2].plot(radial_mtf(psf[channel], size), colour)
+    axes[2].set(title="MTF, mean over angles", xlabel="cycles per frame", ylim=(0, 1))
+    with replace_atomically(path) as temporary:
+        figure.savefig(temporary, dpi=80)
+
+
+def radial_mtf(psf: Tensor, size: int) -> np.ndarray:
+    """Modulation transfer at 0, 1, … size/2 cycles per frame, averaged over angles. ``(K, K)`` → ``(size/2 + 1,)``."""
+    modulation = torch.fft.fft2(psf, s=(size, size)).abs().numpy()
+    frequency = np.fft.fftfreq(size) * size
+    radius = np.hypot(frequency[:, None], frequency[None, :]).round().astype(int)
+    total = np.bincount(radius.ravel(), modulation.ravel())
+    return (total / np.bincount(radius.ravel()))[: size // 2 + 1]
