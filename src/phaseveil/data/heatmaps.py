@@ -56,6 +56,6 @@ def normalised_mean_error(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean point-to-point distance over the 68 points, divided by the target's inter-ocular distance, per face.
 
     As in 300-W [Sagonas et al. 2016, Image and Vision Computing 47, 3], with the distance of the eye centres, which is
-    about 0.7 of that of the outer corners and so the stricter of the two usual norms. ``(B, 68, 2)`` twice → ``(B,)``, unitless.
+    about 0.7 of that of the outer corners and so the stricter of the two usual norms. ``(B, 68, 2)`` twice → ``(B,)``.
     """
     return (predicted - target).norm(dim=-1).mean(dim=-1) / interocular_distance(target)
