@@ -1,0 +1,305 @@
+"""Source → acquisition → heatmap → new face: the networks loaded once, then run on images and batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from phaseveil.data.datasets import DOMAINS
+from phaseveil.data.image_io import ImageArray, read_image, resize, to_array, to_tensor
+from phaseveil.errors import CheckpointError, ConfigError, InputError
+from phaseveil.models.face import FaceNetworks, load_face_networks
+from phaseveil.models.heatmap import HeatmapNet, load_heatmap_net
+from phaseveil.optics.camera import Camera, load_camera
+
+NOISE_STREAM = 0x6E6F6973
+
+ImageLike = Image.Image | ImageArray | str | Path
+
+
+class Generated(NamedTuple):
+    """A batch on its way through the pipeline.
+
+    Attributes:
+        face: New faces, sRGB, 0 to 1. Shape ``(B, 3, S, S)``, float32.
+        acquisition: What the camera recorded, sRGB, 0 to 1. Shape ``(B, 3, S, S)``, float32.
+        heatmap: Landmark heatmaps read from the acquisition, 0 to 1. Shape ``(B, 5, S/2, S/2)``, float32.
+        landmarks: 68 points (x, y) read from the acquisition, normalised to [0, 1]. Shape ``(B, 68, 2)``, float32.
+    """
+
+    face: Tensor
+    acquisition: Tensor
+    heatmap: Tensor
+    landmarks: Tensor
+
+    def slice(self, start: int, stop: int) -> "Generated":
+        """Items ``start`` to ``stop - 1`` of the batch."""
+        return Generated(*(tensor[start:stop] for tensor in self))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One image's way through the pipeline.
+
+    Attributes:
+        face: New face, as large as the given image.
+        acquisition: What the camera recorded, at the model's size.
+        heatmap: Landmark heatmaps (jaw, brows, nose, eyes, mouth), 0 to 1. Shape ``(5, S/2, S/2)``, float32.
+        landmarks: 68 points (x, y) read from the acquisition, pixels of ``face``. Shape ``(68, 2)``, float32.
+    """
+
+    face: Image.Image
+    acquisition: Image.Image
+    heatmap: np.ndarray
+    landmarks: np.ndarray
+
+
+class PhaseVeil:
+    """Camera, heatmap network and generator, ready to run.
+
+    >>> pipeline = PhaseVeil.from_pretrained()
+    >>> result = pipeline(image, seed=0)
+    >>> result.face.save("new-face.png")
+
+    Args:
+        camera: Any camera; its transfer function is computed once for the model's size.
+        heatmap_net: Reads the geometry from acquisitions.
+        networks: Generator, mapping network and style encoder.
+        device: Where to run, such as ``cpu`` or ``cuda``.
+        dtype: Precision of the networks' arithmetic, ``torch.bfloat16`` or ``torch.float32``; what the processor is
+            made for where ``None``. The camera's and the output's is always float32.
+
+    Raises:
+        CheckpointError: The networks are made for images of different sizes.
+    """
+
+    def __init__(
+        self,
+        camera: Camera,
+        heatmap_net: HeatmapNet,
+        networks: FaceNetworks,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.size = networks.config.size
+        if heatmap_net.config.size != self.size:
+            raise CheckpointError(
+                f"the heatmap network works at {heatmap_net.config.size} pixels, the face networks at {self.size}; "
+                "use weights that were trained together"
+            )
+        self.device = torch.device(device)
+        self.dtype = dtype or native_dtype(self.device)
+        self.camera = camera.frozen(self.size).eval().to(self.device)
+        self.heatmap_net = heatmap_net.eval().to(self.device)
+        self.networks = networks.eval().to(self.device)
+        for module in (self.heatmap_net, self.networks):
+            nn.utils.convert_conv2d_weight_memory_format(module, torch.channels_last)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | Path | None = None,
+        camera: str | Path | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> "PhaseVeil":
+        """Load weights.
+
+        Args:
+            directory: Folder with ``camera.safetensors``, ``heatmap.safetensors`` and ``face.safetensors``; the bundled
+                one where ``None``.
+            camera: Name or file of another camera, see :func:`phaseveil.optics.camera.load_camera`.
+            device: Where to run.
+            dtype: Precision, see :class:`PhaseVeil`.
+
+        Raises:
+            CheckpointError: A file is missing, damaged or does not fit.
+            ConfigError: No such camera, or no such device on this machine.
+        """
+        folder = Path(directory) if directory is not None else Path(str(resources.files("phaseveil"))) / "weights"
+        return cls(
+            load_camera(camera if camera is not None else folder / "camera.safetensors"),
+            load_heatmap_net(folder / "heatmap.safetensors"),
+            load_face_networks(folder / "face.safetensors"),
+            device=usable_device(device),
+            dtype=dtype,
+        )
+
+    def __call__(
+        self,
+        image: ImageLike,
+        seed: int = 0,
+        reference: ImageLike | None = None,
+        domain: str | None = None,
+        acquired: bool = False,
+    ) -> Result:
+        """Give an aligned face a new identity.
+
+        Args:
+            image: Aligned square face crop of any size.
+            seed: Same seed, same face; also seeds the sensor's noise. PyTorch reads 32 bits of it.
+            reference: Aligned square crop of a face whose appearance is taken instead of the seed's.
+            domain: ``female`` or ``male``; drawn from the seed where ``None`` (``female`` with a reference).
+            acquired: The image comes from the real coded camera: no camera is simulated.
+
+        Raises:
+            InputError: An image is unreadable or not square.
+            ConfigError: The domain is unknown.
+        """
+        pixels = square(image)
+        frame = to_tensor(resize(pixels, self.size))[None]
+        if reference is None:
+            style = self.latent_styles([seed], domain)
+        else:
+            style = self.reference_style(to_tensor(resize(square(reference), self.size)), domain)
+        generated = self.redraw(frame, style) if acquired else self.generate(frame, style, [seed])
+        side = len(pixels)
+        return Result(
+            face=Image.fromarray(resize(to_array(generated.face[0]), side)),
+            acquisition=Image.fromarray(to_array(generated.acquisition[0])),
+            heatmap=generated.heatmap[0].numpy(),
+            landmarks=generated.landmarks[0].numpy() * side - 0.5,
+        )
+
+    @torch.inference_mode()
+    def latent_styles(self, seeds: Sequence[int], domain: str | None = None) -> Tensor:
+        """Styles of nobody: each drawn from its own seed, whatever else is in the batch.
+
+        Args:
+            seeds: One a face.
+            domain: ``female`` or ``male`` for all; drawn from each seed where ``None``.
+
+        Returns:
+            Style codes. Shape ``(B, style_dim)``, float32, on the pipeline's device.
+
+        Raises:
+            ConfigError: The domain is unknown.
+        """
+        latents, domains = [], []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            latents.append(torch.randn(self.networks.config.latent_dim, generator=generator))
+            drawn = int(torch.randint(len(DOMAINS), (), generator=generator))
+            domains.append(drawn if domain is None else domain_index(domain))
+        return self.networks.mapping(torch.stack(latents).to(self.device), torch.tensor(domains, device=self.device))
+
+    @torch.inference_mode()
+    def reference_style(self, reference: Tensor, domain: str | None = None) -> Tensor:
+        """Style of a real face.
+
+        Args:
+            reference: Aligned crop, sRGB, 0 to 1. Shape ``(3, S, S)``.
+            domain: ``female`` (also where ``None``) or ``male``.
+
+        Returns:
+            Style code. Shape ``(1, style_dim)``, float32, on the pipeline's device.
+
+        Raises:
+            ConfigError: The domain is unknown.
+        """
+        index = torch.tensor([domain_index(domain or DOMAINS[0])], device=self.device)
+        return self.networks.style_encoder(reference[None].to(self.device), index).float()
+
+    @torch.inference_mode()
+    def acquire(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Photograph scenes with the camera, each with the noise of its own seed.
+
+        Args:
+            images: Aligned crops, sRGB, 0 to 1. Shape ``(B, 3, S, S)``.
+            seeds: One an image.
+
+        Returns:
+            Acquisitions, sRGB, 0 to 1. Shape ``(B, 3, S, S)``, float32.
+        """
+        scenes = images.to(self.device)
+        noise = [noise_generator(seed, self.device) for seed in seeds]
+        return torch.cat([self.camera(scene[None], source) for scene, source in zip(scenes, noise, strict=True)])
+
+    def generate(self, images: Tensor, styles: Tensor, seeds: Sequence[int]) -> Generated:
+        """Take crops all the way, from the scene to new faces.
+
+        Args:
+            images: Aligned crops, sRGB, 0 to 1. Shape ``(B, 3, S, S)``.
+            styles: Style codes. Shape ``(B, style_dim)``.
+            seeds: Of the sensor's noise, one an image.
+        """
+        return self.redraw(self.acquire(images, seeds), styles)
+
+    @torch.inference_mode()
+    def redraw(self, acquisitions: Tensor, styles: Tensor) -> Generated:
+        """Draw new faces for acquisitions, simulated or real.
+
+        Args:
+            acquisitions: sRGB, 0 to 1. Shape ``(B, 3, S, S)``.
+            styles: Style codes. Shape ``(B, style_dim)``.
+
+        Returns:
+            All float32 and on the CPU.
+        """
+        frames = acquisitions.to(self.device, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            geometry = self.heatmap_net(frames)
+            face = self.networks.generator(frames, geometry.heatmap, styles)
+        found = Generated(face.float().clamp(0, 1), frames, geometry.heatmap, geometry.landmarks)
+        return Generated(*(tensor.float().cpu().contiguous() for tensor in found))
+
+
+def noise_generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
+    """Source of a sensor's noise, apart from the style that the same seed draws."""
+    return torch.Generator(device).manual_seed(seed ^ NOISE_STREAM)
+
+
+def square(image: ImageLike) -> ImageArray:
+    """Pixels of an aligned crop. Shape ``(H, H, 3)``, uint8, RGB.
+
+    Raises:
+        InputError: Unreadable, not square, or not of three channels.
+    """
+    if isinstance(image, str | Path):
+        name, pixels = f"{image}: ", read_image(image)
+    else:
+        name, pixels = "", np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise InputError(f"{name}need an RGB image of shape (H, W, 3), uint8, got {pixels.shape}, {pixels.dtype}")
+    height, width = pixels.shape[:2]
+    if height != width:
+        raise InputError(f"{name}not square ({width}×{height} px); give an aligned crop, or --align with a photograph")
+    return pixels
+
+
+def domain_index(domain: str) -> int:
+    """Number of a domain.
+
+    Raises:
+        ConfigError: The domain is unknown.
+    """
+    if domain not in DOMAINS:
+        raise ConfigError(f"unknown domain {domain!r}; use {' or '.join(DOMAINS)}")
+    return DOMAINS.index(domain)
+
+
+def native_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device computes in it (three times as fast on AMX as float32), else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    able = torch.cpu.get_capabilities()
+    return torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32
+
+
+def usable_device(name: str) -> torch.device:
+    """A device by its name.
+
+    Raises:
+        ConfigError: PyTorch knows no such device, or this machine has none.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} is not usable on this machine; use cpu") from error
+    return torch.device(name)

@@ -1,0 +1,327 @@
+"""The command line: every command's help, every failure as one clear line, and the right exit code."""
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from phaseveil import __version__, cli
+from phaseveil.data import image_io
+from phaseveil.data.image_io import read_image, write_png
+from phaseveil.models.face import FaceConfig, FaceNetworks, save_face_networks
+from phaseveil.pipeline import PhaseVeil
+
+COMMANDS = [
+    [],
+    ["anonymize"],
+    ["capture"],
+    ["camera"],
+    ["camera", "info"],
+    ["camera", "psf"],
+    ["camera", "plot"],
+    ["prepare"],
+    ["align"],
+    ["download"],
+    ["train"],
+    ["train", "camera"],
+    ["train", "face"],
+]
+
+
+class Outcome:
+    """What a command line gave: exit code, standard output and standard error."""
+
+    def __init__(self, code: int, captured: Any) -> None:
+        self.code, self.out, self.err = code, captured.out, captured.err
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command line in this process."""
+
+    def call(*arguments: str | Path) -> Outcome:
+        code = cli.run([str(argument) for argument in arguments])
+        return Outcome(code, capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def anonymize(run: Any, tiny_weights: Path) -> Any:
+    """Run ``phaseveil anonymize`` with the tiny networks."""
+    return lambda *arguments: run("anonymize", *arguments, "--weights", tiny_weights)
+
+
+def assert_one_error(outcome: Outcome, *parts: str) -> None:
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1, outcome.err
+    for part in parts:
+        assert part in outcome.err
+
+
+def manifest(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(run: Any, command: list[str]) -> None:
+    outcome = run(*command, "--help")
+    assert outcome.code == 0
+    assert "Usage: phaseveil" in outcome.out
+    assert outcome.err == ""
+
+
+def test_no_arguments_show_the_help(run: Any) -> None:
+    assert "anonymize" in run().out
+
+
+def test_the_version(run: Any) -> None:
+    assert run("--version").out == f"phaseveil {__version__}\n"
+
+
+def test_the_installed_command_exits_with_the_code() -> None:
+    code = "import sys; from phaseveil.cli import main; sys.argv = ['phaseveil', 'nonsense']; main()"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stderr == "error: No such command 'nonsense'.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["anonymize"], "Missing argument"),
+        (["anonymize", "x.png"], "--out"),
+        (["anonymize", "x.png", "--out", "o", "--domain", "robot"], "--domain"),
+        (["anonymize", "x.png", "--out", "o", "--seed", "-1"], "--seed"),
+        (["anonymize", "x.png", "--out", "o", "--speed"], "--speed"),
+        (["anonymize", "x.png", "--out", "o", "--seed", "1", "--reference", "r.png"], "--seed and --reference exclude"),
+        (["anonymize", "x.png", "--out", "o", "--acquired", "--align"], "--acquired and --align exclude"),
+        (["anonymize", "x.png", "--out", "o", "--acquired", "--camera", "paper"], "--acquired and --camera exclude"),
+        (["anonymize", "x.png", "--out", "o", "--align", "--size", "64"], "--align and --size exclude"),
+        (["anonymize", "x.png", "--out", "o", "--save", "poster"], "--save poster"),
+        (["camera", "info", "telescope"], "telescope"),
+        (["train"], "Missing command"),
+        (["train", "camera", "absent"], "no such config file or preset"),
+        (["train", "camera", "stage1/base", "--set", "lerning_rate=1"], "lerning_rate"),
+        (["train", "face", "stage2/base", "--set", "steps=many"], "steps"),
+        (["train", "face", "stage2/base", "--device", "warp"], "not usable on this machine"),
+        (["download", "everything"], "not in the catalogue"),
+        (["prepare", "absent", "out"], "absent"),
+        (["align", "absent.jpg", "--out", "out"], "no such file or folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_call_is_one_line(run: Any, arguments: list[str], part: str) -> None:
+    assert_one_error(run(*arguments), part)
+
+
+def test_anonymize_writes_a_face_a_manifest_and_a_summary(anonymize: Any, face_file: Path, tmp_path: Path) -> None:
+    outcome = anonymize(face_file, "--out", tmp_path / "out", "--seed", "3", "--save", "sheet")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err == ""
+    assert outcome.out.startswith("1 done, 0 skipped in ")
+    assert read_image(tmp_path / "out/face.png").shape == (96, 96, 3)
+    assert str(tmp_path / "out/sheet/page-1.png") in outcome.out
+    assert manifest(tmp_path / "out")[0]["seed"] == 3
+
+
+def test_the_summary_can_be_json(anonymize: Any, face_file: Path, tmp_path: Path) -> None:
+    outcome = anonymize(face_file, "--out", tmp_path / "out", "--json", "--size", "40")
+    summary = json.loads(outcome.out)
+    assert (summary["done"], summary["skipped"], summary["faces"]) == (1, 0, 1)
+    assert read_image(tmp_path / "out/face.png").shape == (40, 40, 3)
+
+
+def test_same_command_same_bytes(anonymize: Any, face_file: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        anonymize(face_file, "--out", tmp_path / name, "--seed", seed)
+    first, again, other = ((tmp_path / name / "face.png").read_bytes() for name in "abc")
+    assert first == again
+    assert first != other
+
+
+def test_photographs_references_and_acquisitions(
+    anonymize: Any, astronaut: np.ndarray, face_file: Path, tmp_path: Path
+) -> None:
+    photograph = write_png(tmp_path / "astronaut.png", astronaut)
+    assert anonymize(photograph, "--out", tmp_path / "a", "--align", "--reference", photograph).code == 0
+    assert read_image(tmp_path / "a/astronaut.png").shape == astronaut.shape
+    assert anonymize(face_file, "--out", tmp_path / "b", "--acquired", "--domain", "male").code == 0
+    assert anonymize(face_file, "--out", tmp_path / "c", "--camera", "low-resolution").code == 0
+
+
+def test_bad_files_in_a_batch_are_skipped_and_told(anonymize: Any, face_crop: np.ndarray, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    write_png(folder / "good.png", face_crop)
+    write_png(folder / "noface.png", np.full((64, 64, 3), 90, np.uint8))
+    write_png(folder / "wide.png", np.concatenate([face_crop, face_crop], axis=1))
+    (folder / "empty.png").touch()
+    (folder / "text.png").write_text("not a picture")
+    (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:1000])
+    Image.new("L", (20_000, 16)).save(folder / "huge.png")
+    outcome = anonymize(folder, "--out", tmp_path / "out", "--seed", "1")
+    reasons = {Path(line["input"]).stem: line.get("reason", "") for line in manifest(tmp_path / "out")}
+    assert outcome.code == 1
+    assert outcome.out.startswith("1 done, 6 skipped")
+    assert outcome.err.count("\n") == 6
+    assert reasons["good"] == ""
+    assert "no face found" in reasons["noface"]
+    assert "not square" in reasons["wide"]
+    assert "0 bytes" in reasons["empty"]
+    assert "not an image" in reasons["text"]
+    assert "damaged" in reasons["cut"]
+    assert "too large" in reasons["huge"]
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["good.png"]
+
+
+def test_one_bad_file_alone_is_skipped(anonymize: Any, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not a picture")
+    outcome = anonymize(tmp_path / "text.png", "--out", tmp_path / "out")
+    assert outcome.code == 1
+    assert outcome.err.startswith(f"skipped {tmp_path / 'text.png'}: not an image")
+
+
+def test_missing_inputs_are_an_error(anonymize: Any, tmp_path: Path) -> None:
+    assert_one_error(
+        anonymize(tmp_path / "absent.png", "--out", tmp_path / "out"), "absent.png: no such file or folder"
+    )
+    (tmp_path / "empty").mkdir()
+    assert_one_error(anonymize(tmp_path / "empty", "--out", tmp_path / "out"), "no images found")
+
+
+def test_an_output_that_is_a_file(anonymize: Any, face_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("keep me")
+    assert_one_error(anonymize(face_file, "--out", tmp_path / "out"), "is a file, not a folder; choose another --out")
+    assert_one_error(anonymize(face_file, "--out", tmp_path / "out" / "below"), "choose another output folder")
+    assert (tmp_path / "out").read_text() == "keep me"
+
+
+@pytest.mark.parametrize(
+    ("code", "part"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EROFS, "no permission to write here"),
+        (errno.EIO, "cannot be written"),
+    ],
+)
+def test_an_output_that_cannot_be_written_keeps_the_old_one(
+    anonymize: Any, face_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, part: str
+) -> None:
+    anonymize(face_file, "--out", tmp_path / "out", "--seed", "1")
+    before = (tmp_path / "out/face.png").read_bytes()
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, "it failed")
+
+    monkeypatch.setattr(image_io, "replace_atomically", refuse)
+    assert_one_error(anonymize(face_file, "--out", tmp_path / "out", "--seed", "2"), "face.png", part)
+    assert (tmp_path / "out/face.png").read_bytes() == before
+
+
+def test_weights_that_do_not_fit(
+    run: Any, face_file: Path, tiny_weights: Path, tiny_face_config: FaceConfig, tmp_path: Path
+) -> None:
+    for name in ("camera", "heatmap", "face"):
+        (tmp_path / f"{name}.safetensors").write_bytes((tiny_weights / f"{name}.safetensors").read_bytes())
+    call = ("anonymize", face_file, "--out", tmp_path / "out", "--weights", tmp_path)
+    tiny_face_config = FaceConfig(**vars(tiny_face_config) | {"size": 64})
+    save_face_networks(tmp_path / "face.safetensors", FaceNetworks(tiny_face_config))
+    assert_one_error(run(*call), "works at 32 pixels, the face networks at 64")
+    (tmp_path / "face.safetensors").write_bytes(b"nonsense")
+    assert_one_error(run(*call), "face.safetensors", "damaged")
+    (tmp_path / "heatmap.safetensors").unlink()
+    assert_one_error(run(*call), "heatmap.safetensors", "no such weights file")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupt_ends_cleanly(
+    anonymize: Any, face_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PhaseVeil, "redraw", interrupt)
+    outcome = anonymize(face_file, "--out", tmp_path / "out")
+    assert outcome.code == 130
+    assert outcome.err == "interrupted; finished outputs are intact\n"
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_capture_and_camera_files(run: Any, face_file: Path, tmp_path: Path) -> None:
+    outcome = run("capture", face_file, "--out", tmp_path / "out", "--camera", "gaussian", "--json")
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["done"] == 1
+    assert read_image(tmp_path / "out/face.png").shape == (96, 96, 3)
+    psf, plot = tmp_path / "psf.png", tmp_path / "plot.png"
+    assert run("camera", "psf", "gaussian", "--out", psf, "--size", "64").out == f"{psf}\n"
+    assert run("camera", "plot", "gaussian", "--out", plot, "--size", "64").out == f"{plot}\n"
+    assert psf.is_file()
+    assert plot.is_file()
+
+
+def test_camera_info(run: Any) -> None:
+    outcome = run("camera", "info", "portrait", "--size", "64")
+    assert outcome.code == 0
+    for name in ("frame width", "F-number", "pixel pitch", "mask height range", "slope", "PSF width", "MTF50"):
+        assert name in outcome.out
+    assert json.loads(run("camera", "info", "gaussian", "--size", "64", "--json").out)["kind"] == "gaussian"
+
+
+def test_align(run: Any, astronaut: np.ndarray, tmp_path: Path) -> None:
+    write_png(tmp_path / "in/astronaut.png", astronaut)
+    outcome = run("align", tmp_path / "in", "--out", tmp_path / "in/out", "--size", "64")
+    assert outcome.code == 0
+    assert outcome.out.startswith("faces written: 1, photographs skipped: 0;")
+    assert read_image(tmp_path / "in/out/astronaut.png").shape == (64, 64, 3)
+    (tmp_path / "in/text.png").write_text("no picture")
+    outcome = run("align", tmp_path / "in", "--out", tmp_path / "in/out", "--size", "64", "--json")
+    assert outcome.code == 1
+    assert json.loads(outcome.out)["skipped"] == 1
+    assert "text.png: not an image" in outcome.err
+
+
+def test_prepare_counts(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from phaseveil.data import prepare
+
+    report = prepare.PrepareReport(3, 1, 1, [prepare.Skipped("a.png", "no face found, try again")], 0.5)
+    monkeypatch.setattr(prepare, "prepare", lambda *_: report)
+    monkeypatch.setattr(prepare, "prepare_aligned", lambda *_: prepare.PrepareReport(total=1))
+    assert run("prepare", "photos", tmp_path).out.startswith("1 written, 1 kept, 1 skipped of 3")
+    assert json.loads(run("prepare", "photos", tmp_path, "--json").out)["reasons"] == {"no face found": 1}
+    assert run("prepare", "photos", tmp_path, "--aligned").code == 1
+
+
+def test_download_lists_its_catalogue(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from phaseveil.data import download
+
+    assert "celeba-hq" in run("download", "list").out
+    monkeypatch.setattr(download, "download", lambda name, out, copy, report: [out / name])
+    assert run("download", "wing", "--out", tmp_path).out == f"{tmp_path / 'wing'}\n"
+
+
+@pytest.mark.parametrize("stage", ["camera", "face"])
+def test_training_gets_its_settings(run: Any, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    from phaseveil.training import camera, face
+
+    calls: list[Any] = []
+
+    def train(*arguments: Any) -> dict[str, float]:
+        calls.append(arguments)
+        arguments[-1]("step 1")
+        return {"loss": 0.5}
+
+    monkeypatch.setattr({"camera": camera, "face": face}[stage], f"train_{stage}", train)
+    preset = {"camera": "stage1/base", "face": "stage2/base"}[stage]
+    outcome = run("train", stage, preset, "--set", "steps=7", "--set", "seed=3", "--resume", "--max-minutes", "1.5")
+    config, resume, minutes, device = calls[0][:4]
+    assert (config.steps, config.seed, resume, minutes, device) == (7, 3, True, 1.5, "cpu")
+    assert json.loads(outcome.out) == {"loss": 0.5}
+    assert outcome.err == "step 1\n"
