@@ -64,7 +64,9 @@ def save(
         with replace_atomically(path) as temporary:
             save_file(plain, temporary, metadata=header)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot write the weights ({error}); free some space or choose another place") from error
+        raise CheckpointError(
+            f"{path}: cannot write the weights ({error}); free some space or choose another place"
+        ) from error
     return Path(path)
 
 
@@ -86,7 +88,9 @@ def load(path: str | Path, kind: str | None = None) -> Checkpoint:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         if header.get("format") != FORMAT:
-            raise CheckpointError(f"{path}: not a PhaseVeil weights file (format {header.get('format')!r}, need {FORMAT!r})")
+            raise CheckpointError(
+                f"{path}: not a PhaseVeil weights file (format {header.get('format')!r}, need {FORMAT!r})"
+            )
         config, metadata = json.loads(header["config"]), json.loads(header["metadata"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged or not a safetensors file ({error}); fetch it again") from error

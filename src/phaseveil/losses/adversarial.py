@@ -30,12 +30,28 @@ def r1_penalty(real_logits: Tensor, real_image: Tensor) -> Tensor:
 
 
 def style_reconstruction_loss(recovered: Tensor, style: Tensor) -> Tensor:
-    """L1 between the style code read from the new face and the one it was drawn with [StarGAN v2, eq. 2]. → scalar."""
-    return (recovered - style).abs().mean()
+    """L1 between the style code read from the new face and the one it was drawn with [StarGAN v2, eq. 2]. → scalar.
+
+    No gradient to the latter: with it, encoder and generator agree on one code for everybody.
+    """
+    return (recovered - style.detach()).abs().mean()
+
+
+def style_uniformity_loss(codes: Tensor) -> Tensor:
+    """Spread of the encoder's codes over their sphere [Wang & Isola 2020, arXiv 2005.10242, eq. 4].
+
+    Args:
+        codes: Of different faces, unit RMS. Shape ``(N, S)``, N ≥ 2.
+
+    Returns:
+        Scalar, 0 where all codes are one, about -2 where they are orthogonal.
+    """
+    squared = torch.pdist(codes.float()).square() / codes.shape[1]
+    return (-squared).exp().mean().log()
 
 
 def diversity_loss(first: Tensor, second: Tensor) -> Tensor:
-    """Minus the L1 between faces of two styles [StarGAN v2, eq. 3], pixels from -1 to 1; the second takes no gradient."""
+    """Minus the L1 between faces of two styles [StarGAN v2, eq. 3], pixels from -1 to 1; no gradient to the second."""
     return -2 * (first - second.detach()).abs().mean()
 
 

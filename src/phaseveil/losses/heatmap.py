@@ -18,7 +18,7 @@ def heatmap_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def teacher_loss(logits: Tensor, landmarks: Tensor) -> Tensor:
-    """:func:`heatmap_loss` against Gaussians drawn at the clear image's landmarks. Landmarks ``(B, 68, 2)`` in [0, 1]."""
+    """:func:`heatmap_loss` against Gaussians drawn at the clear image's landmarks, ``(B, 68, 2)`` in [0, 1]."""
     return heatmap_loss(logits, draw_heatmaps(landmarks, logits.shape[-1]))
 
 
@@ -41,8 +41,12 @@ def expression_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """
     parts = [slice(17, 22), slice(22, 27), slice(36, 42), slice(42, 48), slice(48, 68)]
     centred = [
-        (points[:, part] - points[:, part].mean(dim=1, keepdim=True)) for points in (predicted, target) for part in parts
+        (points[:, part] - points[:, part].mean(dim=1, keepdim=True))
+        for points in (predicted, target)
+        for part in parts
     ]
-    difference = [(a - b).norm(dim=-1).mean() for a, b in zip(centred[: len(parts)], centred[len(parts) :], strict=True)]
+    difference = [
+        (a - b).norm(dim=-1).mean() for a, b in zip(centred[: len(parts)], centred[len(parts) :], strict=True)
+    ]
     scale = (target[:, 36:42].mean(dim=1) - target[:, 42:48].mean(dim=1)).norm(dim=-1).mean()
     return sum(difference[1:], difference[0]) / (len(parts) * scale)

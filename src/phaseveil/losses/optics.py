@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def privacy_loss(acquisition: Tensor, source: Tensor) -> Tensor:
-    """1 - MSE of acquisition and source (published privacy term, weight 1). Images 0 to 1, ``(B, 3, H, W)`` → scalar."""
+    """1 - MSE of acquisition and source (published privacy term). Images 0 to 1, ``(B, 3, H, W)`` → scalar."""
     return 1 - (acquisition - source).square().mean()
 
 
@@ -40,8 +40,8 @@ def airy_distance(psf: Tensor, airy: Tensor) -> Tensor:
     return (psf - airy).norm()
 
 
-def slope_loss(phase: Tensor, aperture: Tensor, limit: float = 0.8 * math.pi) -> Tensor:
-    """Mean square excess of phase steps between pupil neighbours over ``limit``: steeper masks throw light off the sensor.
+def slope_loss(phase: Tensor, aperture: Tensor, limit: float = 0.6 * math.pi) -> Tensor:
+    """Mean square excess of phase steps between pupil neighbours over ``limit``: steeper ones lose light.
 
     Args:
         phase: Unwrapped, radians. Shape ``(L, N, N)``.

@@ -1,5 +1,6 @@
-"""Multi-domain discriminator that judges a face together with its heatmap, so that geometry is learned by both sides."""
+"""Multi-domain discriminator that judges a face with its heatmap, so that geometry is learned by both sides."""
 
+import itertools
 import math
 
 import torch
@@ -10,7 +11,7 @@ from phaseveil.models.blocks import ResidualBlock, by_domain, conv3, halve
 
 
 class Discriminator(nn.Module):
-    """One real/fake logit per domain [StarGAN v2, arXiv 1912.01865, §2.1], with the batch's spread as a last feature map
+    """One real/fake logit per domain [StarGAN v2, arXiv 1912.01865, §2.1], with the batch's spread as a last map
     [Karras et al. 2018, arXiv 1710.10196, §3].
 
     Args:
@@ -26,12 +27,12 @@ class Discriminator(nn.Module):
         channels = [width * min(2**level, 4) for level in range(levels + 1)]
         self.unshuffle = nn.PixelUnshuffle(2)
         self.stem = conv3(12 + heatmaps, width)
-        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in zip(channels, channels[1:], strict=False))
+        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in itertools.pairwise(channels))
         self.last = conv3(channels[-1] + 1, channels[-1])
         self.heads = nn.Linear(channels[-1] * 16, domains)
 
     def forward(self, face: Tensor, heatmap: Tensor, domain: Tensor) -> Tensor:
-        """Faces ``(B, 3, H, W)`` in 0 to 1, heatmaps ``(B, K, H/2, W/2)``, domains ``(B,)`` → logits ``(B,)``, float32."""
+        """Faces ``(B, 3, H, W)`` in 0 to 1, heatmaps ``(B, K, H/2, W/2)``, domains ``(B,)`` → logits ``(B,)``."""
         features = self.stem(torch.cat([self.unshuffle(face * 2 - 1), heatmap], dim=1))
         for block in self.blocks:
             features = halve(block(features))

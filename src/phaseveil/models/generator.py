@@ -13,17 +13,19 @@ class ModulatedConv(nn.Module):
     r"""Convolution whose input channels are scaled by the style, its output brought back to unit variance.
 
     AdaIN's successor without statistics of the image [Karras et al. 2020, arXiv 1912.04958, eqs. 1-3]:
-    :math:`w'_{oik} = s_i w_{oik}`, :math:`w''_{oik} = w'_{oik} / \sqrt{\sum_{ik} w'^2_{oik} + \epsilon}`. Scaling features
-    instead of weights gives the same result and one convolution for the whole batch.
+    :math:`w'_{oik} = s_i w_{oik}`, :math:`w''_{oik} = w'_{oik} / \sqrt{\sum_{ik} w'^2_{oik} + \epsilon}`. Scaling
+    features instead of weights gives the same result and one convolution for the whole batch.
 
     Args:
         inputs, outputs: Channels.
         style_dim: Length of the style code.
+        gain: Standard deviation of the output for inputs of unit variance.
         kernel: 1 or 3.
     """
 
-    def __init__(self, inputs: int, outputs: int, style_dim: int, kernel: int = 3) -> None:
+    def __init__(self, inputs: int, outputs: int, style_dim: int, gain: float = 1.0, kernel: int = 3) -> None:
         super().__init__()
+        self.gain = gain
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel) / math.sqrt(inputs * kernel**2))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.affine = nn.Linear(style_dim, inputs)
@@ -35,10 +37,11 @@ class ModulatedConv(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             scale = functional.linear(style.float(), self.affine.weight.float(), self.affine.bias.float())
             energy = scale.square() @ self.weight.float().square().sum(dim=(2, 3)).t()
-            restore = torch.rsqrt(energy + 1e-6)
+            restore = self.gain * torch.rsqrt(energy + 1e-6)
         modulated = features * scale.to(features.dtype)[:, :, None, None]
         result = functional.conv2d(modulated, self.weight.to(features.dtype), padding=self.weight.shape[-1] // 2)
-        return result * restore.to(result.dtype)[:, :, None, None] + self.bias.to(result.dtype)[:, None, None]
+        bias, restore = self.bias.to(result.dtype), restore.to(result.dtype)
+        return torch.addcmul(bias[:, None, None], result, restore[:, :, None, None])
 
 
 class StyledBlock(nn.Module):
@@ -49,19 +52,19 @@ class StyledBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, style_dim: int, extra: int = 0) -> None:
         super().__init__()
-        self.first = ModulatedConv(inputs + extra, outputs, style_dim)
+        self.first = ModulatedConv(inputs + extra, outputs, style_dim, gain=math.sqrt(2))
         self.second = ModulatedConv(outputs, outputs, style_dim)
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, features: Tensor, style: Tensor, heatmap: Tensor | None = None) -> Tensor:
         joined = features if heatmap is None else torch.cat([features, heatmap.to(features.dtype)], dim=1)
-        residual = functional.leaky_relu(self.first(joined, style), 0.2) * math.sqrt(2)
-        residual = functional.leaky_relu(self.second(residual, style), 0.2) * math.sqrt(2)
-        return (self.shortcut(features) + residual) * math.sqrt(0.5)
+        residual = functional.leaky_relu(self.first(joined, style), 0.2)
+        residual = functional.leaky_relu(self.second(residual, style), 0.2)
+        return torch.add(residual, self.shortcut(features), alpha=math.sqrt(0.5))
 
 
 class Generator(nn.Module):
-    """Encoder without normalisation, styled residual bottleneck and decoder; after StarGAN v2's generator (arXiv 1912.01865).
+    """Encoder without normalisation, styled residual bottleneck and decoder, after StarGAN v2 (arXiv 1912.01865).
 
     The heatmap enters at the input and at half and quarter resolution, where its detail belongs.
 
@@ -77,7 +80,9 @@ class Generator(nn.Module):
         w = width
         self.stem = conv3(12 + heatmaps, w)
         self.unshuffle = nn.PixelUnshuffle(2)
-        self.encoder = nn.ModuleList([ResidualBlock(w, 2 * w), ResidualBlock(2 * w, 4 * w), ResidualBlock(4 * w, 4 * w)])
+        self.encoder = nn.ModuleList(
+            [ResidualBlock(w, 2 * w), ResidualBlock(2 * w, 4 * w), ResidualBlock(4 * w, 4 * w)]
+        )
         self.bottleneck = nn.ModuleList(StyledBlock(4 * w, 4 * w, style_dim) for _ in range(bottleneck))
         self.at_quarter = StyledBlock(4 * w, 2 * w, style_dim, heatmaps)
         self.at_half = StyledBlock(2 * w, w, style_dim, heatmaps)

@@ -1,5 +1,6 @@
 """The heatmap network U: geometry read from a blurred acquisition (stage I's digital half)."""
 
+import itertools
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -29,7 +30,9 @@ class HeatmapConfig:
 
     def __post_init__(self) -> None:
         if self.size % 16 or self.size < 32 or self.width < 1:
-            raise ConfigError(f"heatmap network: size must be a multiple of 16 from 32 on, width ≥ 1; got {self.size}, {self.width}")
+            raise ConfigError(
+                f"heatmap network: size must be a multiple of 16 from 32 on, width ≥ 1; got {self.size}, {self.width}"
+            )
 
 
 class HeatmapOutput(NamedTuple):
@@ -50,21 +53,30 @@ class HeatmapOutput(NamedTuple):
 
 
 class HeatmapNet(nn.Module):
-    """U-Net [Ronneberger et al. 2015, arXiv 1505.04597] with two heads: semantic heatmaps, and one map per landmark whose
+    """U-Net [Ronneberger et al. 2015, arXiv 1505.04597] with two heads: semantic heatmaps, and a map per landmark whose
     soft-argmax is the landmark [Sun et al. 2018, integral regression, arXiv 1711.08229]."""
 
     def __init__(self, config: HeatmapConfig) -> None:
         super().__init__()
         self.config = config
         widths = [config.width * 2**level for level in range(4)]
-        self.stem = nn.Sequential(nn.PixelUnshuffle(2), conv3(12, widths[0], bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
-        self.down = nn.ModuleList(
-            nn.Sequential(conv3(a, b, stride=2, bias=False), nn.BatchNorm2d(b), nn.ReLU(), NormalisedBlock(b, b), NormalisedBlock(b, b))
-            for a, b in zip(widths, widths[1:], strict=False)
+        self.stem = nn.Sequential(
+            nn.PixelUnshuffle(2), conv3(12, widths[0], bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
         )
-        self.up = nn.ModuleList(NormalisedBlock(b + a, a) for a, b in zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(
+            nn.Sequential(
+                conv3(a, b, stride=2, bias=False),
+                nn.BatchNorm2d(b),
+                nn.ReLU(),
+                NormalisedBlock(b, b),
+                NormalisedBlock(b, b),
+            )
+            for a, b in itertools.pairwise(widths)
+        )
+        self.up = nn.ModuleList(NormalisedBlock(b + a, a) for a, b in itertools.pairwise(widths))
         self.heatmap_head = nn.Conv2d(widths[0], len(GROUPS), 1)
         self.landmark_head = nn.Conv2d(widths[1], NUM_LANDMARKS, 1)
+        assert self.heatmap_head.bias is not None
         nn.init.constant_(self.heatmap_head.bias, -3.0)  # most of a heatmap is empty
 
     def forward(self, acquisition: Tensor) -> HeatmapOutput:

@@ -1,5 +1,6 @@
 """Where styles come from: a latent (mapping network) or a reference face (style encoder). Codes have unit RMS."""
 
+import itertools
 import math
 
 import torch
@@ -28,12 +29,16 @@ class MappingNetwork(nn.Module):
     def __init__(self, latent_dim: int, style_dim: int, domains: int, width: int = 256) -> None:
         super().__init__()
         self.latent_dim = latent_dim
-        self.trunk = nn.Sequential(
-            nn.Linear(latent_dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
-        )
+        hidden = [nn.Linear(latent_dim, width), *(nn.Linear(width, width) for _ in range(2))]
+        self.trunk = nn.Sequential(*(part for layer in hidden for part in (layer, nn.LeakyReLU(0.2))))
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, style_dim)) for _ in range(domains)
+            nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Linear(width, style_dim))
+            for _ in range(domains)
         )
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):  # with the usual biases every latent gives nearly the same code
+                nn.init.kaiming_normal_(layer.weight, a=0.2)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, latent: Tensor, domain: Tensor) -> Tensor:
         """Latents ``(B, latent_dim)``, standard normal, and domains ``(B,)`` → codes ``(B, style_dim)``, float32."""
@@ -56,7 +61,7 @@ class StyleEncoder(nn.Module):
         levels = int(math.log2(size)) - 3
         channels = [width * min(2**level, 4) for level in range(levels + 1)]
         self.stem = nn.Sequential(nn.PixelUnshuffle(2), conv3(12, width))
-        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in zip(channels, channels[1:], strict=False))
+        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in itertools.pairwise(channels))
         self.heads = nn.Linear(channels[-1] * 16, domains * style_dim)
         self.domains = domains
 

@@ -1,5 +1,6 @@
 """Cameras: scene in, acquisition out. The learned phase mask and the baselines share one interface."""
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from importlib import resources
@@ -65,10 +66,16 @@ class CameraConfig:
         if self.convolution not in ("linear", "circular"):
             raise ConfigError(f"camera: convolution must be linear or circular, got {self.convolution!r}")
         if len(self.wavelengths) != 3 or not all(100e-9 < w < 20e-6 for w in self.wavelengths):
-            raise ConfigError(f"camera: wavelengths must be three values in metres (such as 550e-9), got {self.wavelengths}")
-        lengths = (self.focal_length, self.object_distance, self.aperture_radius, self.frame_width, self.image_distance)
-        if min(lengths) <= 0:
+            raise ConfigError(
+                f"camera: wavelengths must be three values in metres (such as 550e-9), got {self.wavelengths}"
+            )
+        lengths = (self.focal_length, self.object_distance, self.aperture_radius, self.frame_width)
+        if min(lengths) <= 0 or self.image_distance <= 0:
             raise ConfigError("camera: lengths must be above 0 metres, and the subject beyond the focal length")
+        if self.f_number < 0.5:  # the marginal ray's sine would exceed 1
+            raise ConfigError(
+                f"camera: F/{self.f_number:.2g} is impossible; give aperture_radius in metres (such as 0.5e-3)"
+            )
         if self.num_modes < FIRST_MODE or self.pupil_samples < 8 or self.low_resolution < 1:
             raise ConfigError("camera: needs num_modes ≥ 4, pupil_samples ≥ 8, low_resolution ≥ 1")
         if not 0 < self.psf_support <= 1 or not 0 < self.gaussian_sigma < 0.5:
@@ -103,7 +110,8 @@ class CameraConfig:
 
     def psf_pixels(self, size: int) -> int:
         """Odd number of pixels of the PSF's window in a ``size``-pixel frame."""
-        return max(3, 2 * int(self.psf_support * size / 2) + 1)
+        widest = size - 1 + size % 2  # a circular convolution cannot hold more
+        return max(3, min(widest, 2 * int(self.psf_support * size / 2) + 1))
 
 
 class Camera(nn.Module, ABC):
@@ -134,15 +142,25 @@ class Camera(nn.Module, ABC):
         Raises:
             InputError: The image is not square.
         """
-        if image.shape[-1] != image.shape[-2]:
-            raise InputError(f"a camera takes square frames, got {image.shape[-1]}×{image.shape[-2]} pixels; crop it first")
         with torch.autocast(image.device.type, enabled=False):
-            light = self.blur(srgb_to_linear(image.float() if image.dtype != torch.float64 else image))
+            light = self.blur(scene_light(image))
             return linear_to_srgb(expose(light, self.config.sensor, generator))
 
     def frozen(self, size: int) -> "FrozenCamera":
         """The same camera for one frame size with its transfer function computed once, for inference."""
         return FrozenCamera(self, size)
+
+
+def scene_light(image: Tensor) -> Tensor:
+    """Linear light of an sRGB scene ``(B, 3, H, H)``, in float32, or float64 where the image is; shape kept.
+
+    Raises:
+        InputError: The image is not square.
+    """
+    height, width = image.shape[-2:]
+    if width != height:
+        raise InputError(f"a camera takes square frames, got {width}×{height} pixels; crop it first")
+    return srgb_to_linear(image if image.dtype == torch.float64 else image.float())
 
 
 class ConvolutionCamera(Camera):
@@ -194,7 +212,9 @@ class PhaseMaskCamera(ConvolutionCamera):
             "delta_n": torch.tensor(index_contrast(config.material, config.wavelengths)),
         }
         radius_squared = axis[:, None] ** 2 + axis[None, :] ** 2
-        constants["focus_phase"] = propagation.defocus_phase(radius_squared, constants["wavelengths"], config.focus_error)
+        constants["focus_phase"] = propagation.defocus_phase(
+            radius_squared, constants["wavelengths"], config.focus_error
+        )
         for name, value in constants.items():
             self.register_buffer(name, value.to(torch.float32), persistent=False)
         window = config.psf_support * config.sensor_width
@@ -246,7 +266,7 @@ class LowResolutionCamera(Camera):
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Acquire a scene on ``low_resolution`` photosites, noise per photosite; see :meth:`Camera.forward`."""
         with torch.autocast(image.device.type, enabled=False):
-            sites = functional.adaptive_avg_pool2d(srgb_to_linear(image.float()), self.config.low_resolution)
+            sites = functional.adaptive_avg_pool2d(scene_light(image), self.config.low_resolution)
             coarse = linear_to_srgb(expose(sites, self.config.sensor, generator))
             return functional.interpolate(coarse, size=image.shape[-2:], mode="bilinear", align_corners=False)
 
@@ -271,16 +291,15 @@ CAMERAS: dict[str, type[Camera]] = {
 
 
 class FrozenCamera(Camera):
-    """Another camera with fixed optics for one frame size; the transfer function is computed once."""
+    """A copy of another camera with fixed optics for one frame size; the transfer function is computed once."""
 
     def __init__(self, camera: Camera, size: int) -> None:
         super().__init__(camera.config)
         self.size = size
-        self.optics = camera
+        self.optics = copy.deepcopy(camera).requires_grad_(False)
         self.transfer: Tensor | None
-        fixed = camera.transfer_function(size).detach() if isinstance(camera, ConvolutionCamera) else None
+        fixed = self.optics.transfer_function(size) if isinstance(self.optics, ConvolutionCamera) else None
         self.register_buffer("transfer", fixed, persistent=False)
-        self.requires_grad_(False)
 
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         if image.shape[-1] != self.size:
@@ -288,7 +307,9 @@ class FrozenCamera(Camera):
         return super().forward(image, generator) if self.transfer is not None else self.optics(image, generator)
 
     def blur(self, light: Tensor) -> Tensor:
-        return apply_transfer(light, self.transfer, self.config) if self.transfer is not None else self.optics.blur(light)
+        return (
+            apply_transfer(light, self.transfer, self.config) if self.transfer is not None else self.optics.blur(light)
+        )
 
     def psf(self, size: int) -> Tensor:
         return self.optics.psf(size)

@@ -28,5 +28,5 @@ def circular_aperture(samples: int, subsamples: int = 8) -> Tensor:
 
 
 def pixel_axis(pixels: int, pitch: float, per_pixel: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Positions of ``per_pixel`` points in each of ``pixels`` sensor pixels, metres. Shape ``(pixels * per_pixel,)``."""
+    """Positions of ``per_pixel`` points in each of ``pixels`` pixels, metres. Shape ``(pixels * per_pixel,)``."""
     return centred_axis(pixels * per_pixel, pitch / per_pixel, dtype)

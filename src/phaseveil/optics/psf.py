@@ -18,7 +18,9 @@ def samples_per_pixel(pitch: float, shortest_wavelength: float, distance: float,
 def pixel_integrated_psf(
     pupil: Tensor, pupil_axis: Tensor, wavelengths: Tensor, distance: float, pixels: int, pitch: float, per_pixel: int
 ) -> Tensor:
-    r"""Share of a point's light that each pixel collects: :math:`H_\lambda = \int_{pixel} |FT\{A e^{i\phi}\}|^2 / \int |A|^2`.
+    r"""Share of a point's light that each pixel collects.
+
+    .. math:: H_\lambda = \int_{pixel} |FT\{A e^{i\phi}\}|^2 \Big/ \int |A|^2
 
     Args:
         pupil: Complex field in the pupil. Shape ``(L, N, N)``.
@@ -30,14 +32,18 @@ def pixel_integrated_psf(
         per_pixel: Points per pixel and axis of the midpoint rule.
 
     Returns:
-        Shares, unitless; each channel sums to the energy that the window holds, at most 1. Shape ``(L, pixels, pixels)``.
+        Shares; each channel sums to the energy that the window holds, at most 1. Shape ``(L, pixels, pixels)``.
     """
     sensor_axis = grid.pixel_axis(pixels, pitch, per_pixel, pupil_axis.dtype).to(pupil_axis.device)
     field = fraunhofer(pupil, pupil_axis, sensor_axis, wavelengths, distance)
     intensity = field.real.square() + field.imag.square()
     spacing = pupil_axis[1] - pupil_axis[0]
     total = (pupil.real.square() + pupil.imag.square()).sum(dim=(-2, -1), keepdim=True) * spacing**2
-    return functional.avg_pool2d(intensity, per_pixel) * pitch**2 / total if per_pixel > 1 else intensity * pitch**2 / total
+    return (
+        functional.avg_pool2d(intensity, per_pixel) * pitch**2 / total
+        if per_pixel > 1
+        else intensity * pitch**2 / total
+    )
 
 
 def normalise_energy(psf: Tensor) -> Tensor:
@@ -86,9 +92,11 @@ def convolve_linear(image: Tensor, transfer: Tensor, margin: int) -> Tensor:
     """
     size, height = transfer.shape[-2], image.shape[-1]
     surplus = size - height - 2 * margin
-    padded = functional.pad(image, (margin, margin + surplus, margin, margin + surplus), mode="replicate")
-    blurred = torch.fft.irfft2(torch.fft.rfft2(padded) * transfer, s=(size, size))
-    return blurred[..., margin : margin + height, margin : margin + height]
+    padding = (margin, margin + surplus, margin, margin + surplus)
+    spectrum = torch.fft.rfft2(functional.pad(image, padding, mode="replicate")).mul_(transfer)
+    # irfft2 in two steps: only the rows of the frame are transformed back along x.
+    rows = torch.fft.ifft(spectrum, dim=-2)[..., margin : margin + height, :]
+    return torch.fft.irfft(rows, n=size, dim=-1)[..., margin : margin + height]
 
 
 def convolve_circular(image: Tensor, transfer: Tensor) -> Tensor:

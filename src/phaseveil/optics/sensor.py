@@ -1,6 +1,7 @@
 """The sensor: linear light to electrons, noise, quantisation; and the sRGB curve on either side of it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,12 +34,14 @@ class SensorConfig:
 
 def srgb_to_linear(image: Tensor) -> Tensor:
     """sRGB code values to linear light, both 0 to 1 (IEC 61966-2-1). Any shape."""
-    return torch.where(image <= 0.04045, image / 12.92, ((image.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
+    curved = image.clamp_min(0.04045)  # the power law; what is darker goes on along its straight line
+    return (curved + 0.055).div_(1.055).pow(2.4).add_(image - curved, alpha=1 / 12.92)
 
 
 def linear_to_srgb(light: Tensor) -> Tensor:
     """Linear light to sRGB code values, both 0 to 1 (IEC 61966-2-1). Any shape."""
-    return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)
+    curved = light.clamp_min(0.0031308)
+    return curved.pow(1 / 2.4).mul_(1.055).sub_(0.055).add_(light - curved, alpha=12.92)
 
 
 def expose(light: Tensor, config: SensorConfig, generator: torch.Generator | None = None) -> Tensor:
@@ -56,12 +59,12 @@ def expose(light: Tensor, config: SensorConfig, generator: torch.Generator | Non
     Returns:
         Linear light, 0 to 1, of the same shape; the gradient passes straight through the quantisation.
     """
-    electrons = light.clamp_min(0) * (config.exposure * config.full_well)
+    electrons = light.clamp_min(0).mul_(config.exposure * config.full_well)
     if generator is not None:
         noise = torch.randn(light.shape, generator=generator, device=light.device, dtype=light.dtype)
-        electrons = electrons + noise * (electrons + config.read_noise**2 + 1e-6).sqrt()
-    filled = (electrons / config.full_well).clamp(0, 1)
-    return (quantise(filled, config.bits) / config.exposure).clamp(0, 1)
+        electrons = torch.addcmul(electrons, noise, (electrons + (config.read_noise**2 + 1e-6)).sqrt_())
+    filled = electrons.div_(config.full_well).clamp_(0, 1)
+    return quantise(filled, config.bits).div_(config.exposure).clamp_max_(1)
 
 
 def quantise(signal: Tensor, bits: int) -> Tensor:
@@ -71,5 +74,16 @@ def quantise(signal: Tensor, bits: int) -> Tensor:
         signal: 0 to 1. Any shape.
         bits: Levels are ``2**bits``.
     """
-    levels = 2**bits - 1
-    return signal + ((signal * levels).round() / levels - signal).detach()
+    return _Quantise.apply(signal, 2**bits - 1)
+
+
+class _Quantise(torch.autograd.Function):
+    """Rounding that is the identity to the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, steps: int) -> Tensor:
+        return (signal * steps).round_().div_(steps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None

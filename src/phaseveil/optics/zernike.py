@@ -25,7 +25,9 @@ def noll_to_radial_azimuthal(j: int) -> tuple[int, int]:
 
 
 def radial_polynomial(n: int, m: int, rho: Tensor) -> Tensor:
-    r"""Radial part, Noll eq. (2): :math:`R_n^m(\rho) = \sum_s \frac{(-1)^s (n-s)!}{s!\,(\frac{n+m}2-s)!\,(\frac{n-m}2-s)!}\rho^{n-2s}`.
+    r"""Radial part, Noll eq. (2).
+
+    .. math:: R_n^m(\rho) = \sum_s \frac{(-1)^s (n-s)!}{s!\,(\frac{n+m}2-s)!\,(\frac{n-m}2-s)!}\rho^{n-2s}
 
     Args:
         n: Radial degree.

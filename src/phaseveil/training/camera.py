@@ -1,7 +1,7 @@
 """Stage I: the mask and the heatmap network, trained together.
 
-Privacy is maximised *subject to* a ceiling on the landmark error: left to itself it spreads the PSF until the heatmap is
-the mean face. The network minimises the geometry loss alone; the mask sees it through an automatic multiplier.
+Privacy is maximised *subject to* a ceiling on the landmark error: left to itself it spreads the PSF until the heatmap
+is the mean face. The network minimises the geometry loss alone; the mask sees it through an automatic multiplier.
 """
 
 import math
@@ -22,11 +22,12 @@ from phaseveil.errors import ConfigError
 from phaseveil.losses import heatmap as geometry
 from phaseveil.losses import optics as optics_losses
 from phaseveil.losses.optics import ConstraintMultiplier
+from phaseveil.models.blocks import to_channels_last
 from phaseveil.models.heatmap import HeatmapConfig, HeatmapNet, load_heatmap_net, save_heatmap_net
 from phaseveil.optics.camera import Camera, PhaseMaskCamera, build_camera, load_camera, save_camera
 from phaseveil.training.ema import ModelEMA
 from phaseveil.training.logging import RunLog
-from phaseveil.training.pictures import colour_heatmap, save_grid, save_optics_figure
+from phaseveil.training.pictures import heatmap_pictures, save_grid, save_optics_figure
 from phaseveil.training.state import load_state, save_state, seeded
 
 
@@ -40,15 +41,16 @@ class CameraLossWeights:
         privacy: 1 - MSE of acquisition and source (published: 1).
         detail: MTF suppression.
         airy: PSF against the clear lens's (published: 10; pulls against privacy, see ``docs/experiments.md``).
-        slope: Phase steps near the sampling limit.
+        slope: Phase steps near the sampling limit; strong enough to stop before :func:`keep_samplable` must shrink
+            the whole mask.
     """
 
     heatmap: float = 2.0
     landmark: float = 1.0
     privacy: float = 1.0
-    detail: float = 0.1
+    detail: float = 1.0
     airy: float = 0.0
-    slope: float = 1.0
+    slope: float = 1000.0
 
 
 @dataclass
@@ -65,6 +67,8 @@ class CameraTraining:
             the camera as it is (clear lens, baselines).
         ceiling: Highest landmark error allowed in training, inter-ocular distances.
         mask_start: Standard deviation of the first coefficients, metres, where the mask is flat.
+        mask_start_defocus: Defocus (Noll 4) that a flat mask starts with, metres RMS; from less than about 3 µm the
+            search ends in a local optimum that blurs little, see ``docs/experiments.md``.
         mask_rate: Adam step of the coefficients, metres.
     """
 
@@ -81,10 +85,11 @@ class CameraTraining:
     warm_up: int = 100
     weight_decay: float = 1e-4
     mask_share: float = 0.6
-    mask_start: float = 1e-8
-    mask_rate: float = 1e-8
+    mask_start: float = 2e-8
+    mask_start_defocus: float = 3.5e-6
+    mask_rate: float = 3e-9
     ceiling: float = 0.055
-    multiplier_rate: float = 0.02
+    multiplier_rate: float = 0.05
     ema: float = 0.998
     seed: int = 0
     log_every: int = 50
@@ -142,7 +147,7 @@ class _Run:
 
     camera: Camera
     network: HeatmapNet
-    ema: ModelEMA
+    ema: ModelEMA[HeatmapNet]
     optimizers: dict[str, torch.optim.Optimizer]
     multiplier: ConstraintMultiplier
     clear_psf: Tensor
@@ -167,14 +172,19 @@ def _start(config: CameraTraining, device: str) -> _Run:
     clear_psf = build_camera(camera.config).psf(config.network.size).detach().to(device)
     if config.mask_share > 0:
         if not isinstance(camera, PhaseMaskCamera):
-            raise ConfigError(f"camera {config.camera!r} has no mask to learn; set mask_share=0 to train the network alone")
+            raise ConfigError(
+                f"camera {config.camera!r} has no mask to learn; set mask_share=0 to train the network alone"
+            )
         if not camera.coefficients.any():
             start = torch.randn(camera.coefficients.shape, generator=seeded(config.seed, 0, 9)) * config.mask_start
+            start[0] += config.mask_start_defocus
             camera.coefficients.data.copy_(start)
     network = load_heatmap_net(config.heatmap) if config.heatmap else HeatmapNet(config.network)
     if network.config != config.network:
-        raise ConfigError(f"{config.heatmap}: a network of {network.config}, but the configuration says {config.network}")
-    network.to(device, memory_format=torch.channels_last).train()
+        raise ConfigError(
+            f"{config.heatmap}: a network of {network.config}, but the configuration says {config.network}"
+        )
+    to_channels_last(network, device).train()
     camera.to(device).train()
     optimizers: dict[str, torch.optim.Optimizer] = {
         "network": torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -293,4 +303,4 @@ def _export(out: Path, run: _Run, faces: FaceDataset, config: CameraTraining, me
         acquisition = run.camera(batch.image.to(device), seeded(config.seed, 0, 3, device))
         output = run.ema.module(acquisition)
     save_optics_figure(out / "optics.png", run.camera, config.network.size)
-    save_grid(out / "samples.png", [batch.image, acquisition, colour_heatmap(output.heatmap, batch.image.shape[-1])])
+    save_grid(out / "samples.png", [batch.image, acquisition, heatmap_pictures(output.heatmap, batch.image.shape[-1])])

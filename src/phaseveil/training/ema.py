@@ -1,12 +1,15 @@
 """Exponential moving average of weights, the networks that are shipped."""
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class ModelEMA:
+
+class ModelEMA(Generic[Network]):
     """Running mean of a module's parameters; buffers (batch-norm statistics) are averaged likewise.
 
     The decay grows as (1 + n)/(10 + n) up to ``decay``, so that the first steps do not linger.
@@ -16,12 +19,12 @@ class ModelEMA:
         decay: Share kept per step.
     """
 
-    def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
+    def __init__(self, module: Network, decay: float = 0.999) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
+    def update(self, module: Network, step: int) -> None:
         """Move towards ``module`` after optimisation step number ``step`` (from 0)."""
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         own, new = self.module.state_dict(), module.state_dict()

@@ -20,6 +20,8 @@ from phaseveil.data.transforms import JitterConfig
 from phaseveil.errors import CheckpointError, ConfigError
 from phaseveil.losses import adversarial
 from phaseveil.losses.perceptual import LPIPS
+from phaseveil.metrics.dlib_resnet import DlibResNet
+from phaseveil.models.blocks import to_channels_last
 from phaseveil.models.discriminator import Discriminator
 from phaseveil.models.face import FaceConfig, FaceNetworks, load_face_networks, save_face_networks
 from phaseveil.models.heatmap import HeatmapNet, load_heatmap_net
@@ -27,9 +29,9 @@ from phaseveil.optics.camera import Camera, load_camera
 from phaseveil.training import face_batches
 from phaseveil.training.ema import ModelEMA
 from phaseveil.training.face_batches import FaceStep
-from phaseveil.training.face_losses import FaceLossWeights, generator_losses
+from phaseveil.training.face_losses import FaceLossWeights, cycle_loss, generator_losses, identity_loss
 from phaseveil.training.logging import RunLog
-from phaseveil.training.pictures import colour_heatmap, save_grid
+from phaseveil.training.pictures import heatmap_pictures, save_grid
 from phaseveil.training.state import load_state, save_state, seeded
 
 
@@ -52,7 +54,7 @@ class FaceTraining:
         mapping_rate: Share of the learning rate that the mapping network gets (published: 0.01).
         reconstruction_floor: What the reconstruction weight falls to, share.
         hold: Share of the steps before it begins to fall.
-        r1_every, cycle_every: Steps between these costly terms; each is weighted up in turn.
+        r1_every, cycle_every, identity_every: Steps between these costly terms; R1 is weighted up in turn.
     """
 
     data: str = "data/prepared"
@@ -76,6 +78,7 @@ class FaceTraining:
     hold: float = 0.3
     r1_every: int = 16
     cycle_every: int = 8
+    identity_every: int = 4
     ema: float = 0.999
     seed: int = 0
     log_every: int = 50
@@ -84,9 +87,13 @@ class FaceTraining:
 
     def __post_init__(self) -> None:
         if self.batch_size < 4 or self.batch_size % 4:
-            raise ConfigError(f"stage II: batch_size must be a multiple of 4 (8 or more is stable), got {self.batch_size}")
-        if min(self.steps, self.log_every, self.save_every, self.r1_every, self.cycle_every) < 1:
-            raise ConfigError("stage II: steps, log_every, save_every, r1_every and cycle_every must be at least 1")
+            raise ConfigError(
+                f"stage II: batch_size must be a multiple of 4 (8 or more is stable), got {self.batch_size}"
+            )
+        if min(self.steps, self.log_every, self.save_every, self.r1_every, self.cycle_every, self.identity_every) < 1:
+            raise ConfigError(
+                "stage II: steps, log_every, save_every and the steps between costly terms must be at least 1"
+            )
         if not 0 <= self.reconstruction_floor <= 1 or not 0 <= self.hold < 1:
             raise ConfigError("stage II: reconstruction_floor must lie in [0, 1], hold in [0, 1)")
 
@@ -98,16 +105,22 @@ class Run:
     networks: FaceNetworks
     discriminator: Discriminator
     bank: "StyleBank"
-    ema: ModelEMA
+    ema: ModelEMA[FaceNetworks]
     optimizers: dict[str, torch.optim.Optimizer]
     camera: Camera
     heatmap_net: HeatmapNet
     judge: Callable[[Tensor], Any]
     perceptual: LPIPS
+    recogniser: DlibResNet | None
 
     @property
     def _modules(self) -> dict[str, nn.Module]:
-        return {"networks": self.networks, "discriminator": self.discriminator, "bank": self.bank, "ema": self.ema.module}
+        return {
+            "networks": self.networks,
+            "discriminator": self.discriminator,
+            "bank": self.bank,
+            "ema": self.ema.module,
+        }
 
     def save(self, path: Path, config: FaceTraining, step: int) -> None:
         """Write the state that :meth:`restore` reads."""
@@ -171,7 +184,9 @@ def train_face(
         timed_out = (time.monotonic() - began) / 60 > max_minutes
         if step % config.save_every == 0 or step == config.steps or timed_out:
             run.save(out / "state.safetensors", config, step)
-            save_face_networks(out / "face.safetensors", run.ema.module, {"steps": step, "batch_size": config.batch_size})
+            save_face_networks(
+                out / "face.safetensors", run.ema.module, {"steps": step, "batch_size": config.batch_size}
+            )
             _save_samples(out / "samples.png", held_out, run, config, device)
         if timed_out:
             say(f"stopped after {max_minutes:g} minutes at step {step} of {config.steps}; go on with --resume")
@@ -183,43 +198,57 @@ def train_face(
 def _start(config: FaceTraining, device: str) -> Run:
     """Networks and optimisers as the configuration starts them."""
     if not config.perceptual:
-        raise ConfigError("stage II: set perceptual=FILE to LPIPS weights; 'phaseveil download perceptual' fetches them")
+        raise ConfigError(
+            "stage II: set perceptual=FILE to LPIPS weights; 'phaseveil download perceptual' fetches them"
+        )
     size = config.networks.size
     torch.manual_seed(config.seed)
     networks = load_face_networks(config.start) if config.start else FaceNetworks(config.networks)
     if networks.config != config.networks:
-        raise CheckpointError(f"{config.start}: face networks of {networks.config}, but the configuration says {config.networks}")
+        raise CheckpointError(
+            f"{config.start}: face networks of {networks.config}, but the configuration says {config.networks}"
+        )
     bank = StyleBank(config.networks.style_dim)
     discriminator = Discriminator(size, config.discriminator_width, 5, len(DOMAINS))
     heatmap_net = load_heatmap_net(config.heatmap or None).requires_grad_(False)
     if heatmap_net.config.size != size:
-        raise ConfigError(f"the heatmap network is for {heatmap_net.config.size}-pixel faces, the face networks for {size}")
+        raise ConfigError(
+            f"the heatmap network is for {heatmap_net.config.size}-pixel faces, the face networks for {size}"
+        )
     camera = load_camera(config.camera).to(device).frozen(size).to(device)
     judge_net = load_heatmap_net(config.judge).requires_grad_(False).to(device) if config.judge else None
-    for module in (networks, discriminator, heatmap_net, bank):
-        module.to(device)
-        module.to(memory_format=torch.channels_last)
+    for module in (networks, discriminator, heatmap_net):
+        to_channels_last(module, device)
     networks.train()
+    bank.to(device)
 
     def through_the_camera(face: Tensor) -> Any:
         return heatmap_net(camera(face))
 
     rest = [*networks.generator.parameters(), *networks.style_encoder.parameters()]
-    groups = [
-        {"params": rest, "rate": config.learning_rate},
-        {"params": list(networks.mapping.parameters()), "rate": config.learning_rate * config.mapping_rate},
-    ]
-    adam = {"betas": (0.0, 0.99), "weight_decay": config.weight_decay}
+    mapping = list(networks.mapping.parameters())
     optimizers: dict[str, torch.optim.Optimizer] = {
-        "networks": torch.optim.AdamW(groups, lr=config.learning_rate, **adam),
-        "discriminator": torch.optim.AdamW(
-            [{"params": list(discriminator.parameters()), "rate": config.learning_rate}], lr=config.learning_rate, **adam
-        ),
+        "networks": _adam([(rest, 1.0), (mapping, config.mapping_rate)], config),
+        "discriminator": _adam([(list(discriminator.parameters()), 1.0)], config),
     }
     return Run(
-        networks, discriminator, bank, ModelEMA(networks, config.ema), optimizers, camera, heatmap_net,
-        judge_net or through_the_camera, LPIPS(config.perceptual).to(device),
-    )  # fmt: skip
+        networks=networks,
+        discriminator=discriminator,
+        bank=bank,
+        ema=ModelEMA(networks, config.ema),
+        optimizers=optimizers,
+        camera=camera,
+        heatmap_net=heatmap_net,
+        judge=judge_net or through_the_camera,
+        perceptual=LPIPS(config.perceptual).to(device),
+        recogniser=DlibResNet().to(device) if config.weights.identity > 0 else None,
+    )
+
+
+def _adam(groups: list[tuple[list[nn.Parameter], float]], config: FaceTraining) -> torch.optim.Optimizer:
+    """AdamW on parameters and their shares of the learning rate; ``rate`` keeps what the schedule scales."""
+    rates = [{"params": parameters, "rate": config.learning_rate * share} for parameters, share in groups]
+    return torch.optim.AdamW(rates, lr=config.learning_rate, betas=(0.0, 0.99), weight_decay=config.weight_decay)
 
 
 def _train_step(step: int, batch: FaceStep, run: Run, config: FaceTraining) -> dict[str, float]:
@@ -237,8 +266,12 @@ def _train_step(step: int, batch: FaceStep, run: Run, config: FaceTraining) -> d
 
     run.discriminator.requires_grad_(False)
     with torch.autocast(device, torch.bfloat16):
-        own = generator_losses(batch, fake, style, run, with_cycle=step % config.cycle_every == 0)
-    own |= _style_prior(run, batch, style, draws)
+        own = generator_losses(batch, fake, style, run)
+        if step % config.cycle_every == 0:
+            own["cycle"] = cycle_loss(batch, fake, run)
+        if run.recogniser is not None and step % config.identity_every == 0:
+            own["identity"] = identity_loss(batch, fake, run.recogniser)
+    own |= _style_distribution(run, batch, style, draws)
     weights = _weights_at(step, config)
     objective = torch.stack([weights[name] * loss for name, loss in own.items()]).sum()
     _update(run.optimizers["networks"], objective, run.networks, _rate(step, config))
@@ -258,8 +291,10 @@ def _r1(batch: FaceStep, discriminator: Discriminator) -> Tensor:
     return adversarial.r1_penalty(discriminator(image, batch.reference_heatmap[half], batch.domain[half]), image)
 
 
-def _style_prior(run: Run, batch: FaceStep, style: Tensor, draws: torch.Generator, count: int = 128) -> dict[str, Tensor]:
-    """Latent styles against the codes of real faces, per domain; empty until enough have been seen."""
+def _style_distribution(
+    run: Run, batch: FaceStep, style: Tensor, draws: torch.Generator, count: int = 128
+) -> dict[str, Tensor]:
+    """Spread of the encoder's codes, and latent styles against them, per domain, once enough have been seen."""
     real = ~batch.is_latent
     run.bank.add(style[real], batch.domain[real])
     device, losses = style.device, []
@@ -270,7 +305,8 @@ def _style_prior(run: Run, batch: FaceStep, style: Tensor, draws: torch.Generato
         if wanted is not None:
             codes = run.networks.mapping(latent, torch.full((count,), domain, device=device))
             losses.append(adversarial.style_prior_loss(codes, wanted, directions))
-    return {"style_prior": torch.stack(losses).mean()} if losses else {}
+    spread = {"uniformity": adversarial.style_uniformity_loss(style[real])}
+    return spread | ({"style_prior": torch.stack(losses).mean()} if losses else {})
 
 
 def _update(optimizer: torch.optim.Optimizer, loss: Tensor, module: nn.Module, rate: float) -> None:
@@ -289,14 +325,13 @@ def _rate(step: int, config: FaceTraining) -> float:
 
 
 def _weights_at(step: int, config: FaceTraining) -> dict[str, float]:
-    """Loss weights of a step: reconstruction falls after ``hold``, diversity falls to 0 (published)."""
+    """Loss weights of a step: reconstruction falls after ``hold``."""
     weights = dict(vars(config.weights))
     progress = step / config.steps
     fall = max(0.0, (progress - config.hold) / (1 - config.hold))
     factor = 1 - (1 - config.reconstruction_floor) * fall
     weights["reconstruction"] *= factor
     weights["perceptual"] *= factor
-    weights["diversity"] *= 1 - progress
     return weights
 
 
@@ -304,13 +339,13 @@ def _weights_at(step: int, config: FaceTraining) -> dict[str, float]:
 def _save_samples(path: Path, faces: FaceDataset, run: Run, config: FaceTraining, device: str) -> None:
     """Held-out sources, their acquisitions and heatmaps, and the averaged networks' faces in four latent styles."""
     batch = faces.batch(torch.linspace(0, len(faces) - 1, 12).long())
-    networks: Any = run.ema.module
+    networks = run.ema.module
     source = batch.image.to(device)
     with torch.autocast(torch.device(device).type, torch.bfloat16):
         acquisition = run.camera(source, seeded(config.seed, 0, 3, device))
         heatmap = run.heatmap_net(acquisition).heatmap
         domain = batch.domain.to(device)
-        rows = [source, acquisition, colour_heatmap(heatmap, source.shape[-1])]
+        rows = [source, acquisition, heatmap_pictures(heatmap, source.shape[-1])]
         rows.append(networks.generator(acquisition, heatmap, networks.style_encoder(source, domain)))
         for number in range(4):
             latent = torch.randn(len(source), networks.mapping.latent_dim, generator=seeded(config.seed, number, 4))

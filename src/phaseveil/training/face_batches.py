@@ -58,10 +58,14 @@ class FaceStep:
         return places >= len(self.source) - len(self.latent)
 
     def styles(self, networks: FaceNetworks) -> Tensor:
-        """Style codes of the whole batch. Shape ``(B, style_dim)``."""
+        """Style codes of the whole batch. Shape ``(B, style_dim)``.
+
+        Latent ones take no gradient from here: the mapping network learns from the style prior alone, since any loss on
+        faces is lowest where all latents give the one safest face.
+        """
         split = len(self.source) - len(self.latent)
         read = networks.style_encoder(self.reference[:split], self.domain[:split])
-        return torch.cat([read, networks.mapping(self.latent, self.domain[split:])])
+        return torch.cat([read, networks.mapping(self.latent, self.domain[split:]).detach()])
 
     def other_styles(self, networks: FaceNetworks) -> Tensor:
         """Second styles of the translating half, for the diversity loss: other references' and other latents."""

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from phaseveil.losses import adversarial
 from phaseveil.losses import heatmap as geometry
+from phaseveil.losses.identity import repulsion_loss
+from phaseveil.metrics.dlib_resnet import aligned_chips
 from phaseveil.training.face_batches import FaceStep
 
 if TYPE_CHECKING:
@@ -25,12 +27,14 @@ class FaceLossWeights:
         perceptual: LPIPS of the self-reconstruction.
         reference: LPIPS between new face and reference.
         style: Style reconstruction (published: 1).
-        diversity: Of two styles (published: 1, falling to 0).
+        diversity: Of two styles (published: 1, falling to 0; here it stays).
+        uniformity: Spread of the encoder's codes; without it they collapse into one per domain.
         cycle: Acquisition of the cycled face against the source's, pixels from -1 to 1 (published: 7).
         heatmap: Heatmap of the new face against the acquisition's landmarks.
         landmark: Landmarks of the new face against the acquisition's, inter-ocular distances.
         expression: Shape of brows, eyes and mouth.
         style_prior: Latent styles against the codes of real faces.
+        identity: Shortfall of the distance between new face and source in dlib's embedding; 0 needs no recogniser.
     """
 
     adversarial: float = 1.0
@@ -39,27 +43,26 @@ class FaceLossWeights:
     perceptual: float = 6.0
     reference: float = 1.0
     style: float = 1.0
-    diversity: float = 1.0
+    diversity: float = 2.0
+    uniformity: float = 0.5
     cycle: float = 7.0
     heatmap: float = 5.0
     landmark: float = 5.0
     expression: float = 2.0
-    style_prior: float = 1.0
+    style_prior: float = 5.0
+    identity: float = 2.0
 
 
-def generator_losses(batch: FaceStep, fake: Tensor, style: Tensor, run: "Run", with_cycle: bool) -> dict[str, Tensor]:
-    """Losses of generator, style encoder and mapping network on one batch; see :class:`FaceLossWeights`."""
-    rebuild, translate = batch.halves
-    losses = {
+def generator_losses(batch: FaceStep, fake: Tensor, style: Tensor, run: "Run") -> dict[str, Tensor]:
+    """Losses of every step on generator, style encoder and mapping network; see :class:`FaceLossWeights`."""
+    rebuild, _ = batch.halves
+    return {
         "adversarial": adversarial.generator_loss(run.discriminator(fake, batch.heatmap, batch.domain)),
         "reconstruction": adversarial.reconstruction_loss(fake[rebuild], batch.source[rebuild]),
         "perceptual": run.perceptual(fake[rebuild], batch.source[rebuild]).mean(),
         **geometry_losses(batch, fake, run),
         **_style_losses(batch, fake, style, run),
     }
-    if with_cycle:
-        losses["cycle"] = _cycle_loss(batch, fake[translate], run)
-    return losses
 
 
 def geometry_losses(batch: FaceStep, fake: Tensor, run: "Run") -> dict[str, Tensor]:
@@ -88,10 +91,19 @@ def _style_losses(batch: FaceStep, fake: Tensor, style: Tensor, run: "Run") -> d
     }
 
 
-def _cycle_loss(batch: FaceStep, fake: Tensor, run: "Run") -> Tensor:
+def identity_loss(batch: FaceStep, fake: Tensor, recogniser: nn.Module) -> Tensor:
+    """Push the translated faces away from their sources, cut out at the landmarks of the acquisition."""
+    _, translate = batch.halves
+    landmarks = batch.landmarks[translate]
+    with torch.no_grad():
+        source = recogniser(aligned_chips(batch.source[translate], landmarks))
+    return repulsion_loss(recogniser(aligned_chips(fake[translate], landmarks)), source)
+
+
+def cycle_loss(batch: FaceStep, fake: Tensor, run: "Run") -> Tensor:
     """Acquire the new face, give it the source's style back, and acquire that: it must be the first acquisition."""
     _, translate = batch.halves
-    acquired = run.camera(fake)
+    acquired = run.camera(fake[translate])
     heatmap = run.heatmap_net(acquired).heatmap
     style = run.networks.style_encoder(batch.source[translate], batch.source_domain[translate])
     returned = run.camera(run.networks.generator(acquired, heatmap, style))

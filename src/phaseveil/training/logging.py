@@ -1,4 +1,4 @@
-"""Where a training run writes: a line per interval on the console and in ``log.jsonl``, TensorBoard, wandb on request."""
+"""Where a training run writes: a line per interval on the console and in ``log.jsonl``, TensorBoard, wandb if asked."""
 
 import json
 import time
@@ -82,5 +82,7 @@ def _wandb(project: str, folder: Path) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise ConfigError("wandb_project is set, but wandb is not installed; pip install wandb, or leave it empty") from error
+        raise ConfigError(
+            "wandb_project is set, but wandb is not installed; pip install wandb, or leave it empty"
+        ) from error
     return wandb.init(project=project, dir=str(folder))

@@ -12,17 +12,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from phaseveil.checkpoint import replace_atomically
+from phaseveil.figures import colour_heatmap
 from phaseveil.optics.camera import Camera, PhaseMaskCamera
 
-# One colour per heatmap channel: jaw, brows, nose, eyes, mouth.
-CHANNEL_COLOURS = ((0.35, 0.55, 1.0), (1.0, 0.75, 0.2), (0.4, 0.9, 0.4), (0.3, 0.9, 0.95), (1.0, 0.35, 0.45))
 
-
-def colour_heatmap(heatmap: Tensor, size: int) -> Tensor:
-    """Semantic heatmaps ``(B, 5, h, w)``, 0 to 1, as pictures ``(B, 3, size, size)``, 0 to 1."""
-    colours = heatmap.new_tensor(CHANNEL_COLOURS)
-    picture = (heatmap[:, :, None] * colours[None, :, :, None, None]).amax(dim=1).clamp(0, 1)
-    return functional.interpolate(picture, size=(size, size), mode="bilinear", align_corners=False)
+def heatmap_pictures(heatmap: Tensor, size: int) -> Tensor:
+    """Semantic heatmaps ``(B, K, h, w)``, 0 to 1, in colour: ``(B, 3, size, size)``, 0 to 1, on the CPU."""
+    pictures = [torch.from_numpy(colour_heatmap(maps)) for maps in heatmap.float().cpu().numpy()]
+    stacked = torch.stack(pictures).permute(0, 3, 1, 2).float() / 255
+    return functional.interpolate(stacked, size=(size, size), mode="bilinear", align_corners=False)
 
 
 def save_grid(path: Path, rows: Sequence[Tensor]) -> None:

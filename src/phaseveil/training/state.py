@@ -29,7 +29,9 @@ def save_state(
         tensors |= {f"module.{name}.{key}": tensor for key, tensor in module.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, slots in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{name}.{index}.{slot}": torch.as_tensor(value).clone() for slot, value in slots.items()}
+            tensors |= {
+                f"optimizer.{name}.{index}.{slot}": torch.as_tensor(value).clone() for slot, value in slots.items()
+            }
     # Shared or channels_last storage would be refused: each tensor goes in as a plain copy.
     tensors = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
     checkpoint.save(path, "training", config, tensors, {"step": step, "numbers": dict(numbers or {})})
@@ -55,7 +57,9 @@ def load_state(
             state.setdefault(int(index), {})[slot] = tensor
         groups = optimizer.state_dict()["param_groups"]
         if state and max(state) >= sum(len(group["params"]) for group in groups):
-            raise CheckpointError(f"{path}: optimiser {name!r} has more parameters than the run; use its own configuration")
+            raise CheckpointError(
+                f"{path}: optimiser {name!r} has more parameters than the run; use its own configuration"
+            )
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     return int(stored.metadata["step"]), stored.metadata["numbers"]
 

@@ -1,0 +1,131 @@
+"""Point spread functions: energy, MTF and pixels against closed forms; convolutions against a direct sum."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage, special
+from torch import Tensor
+
+from phaseveil.optics import psf
+from phaseveil.optics.grid import centred_axis, circular_aperture
+from phaseveil.optics.zernike import zernike_basis
+
+DISTANCE, RADIUS, SAMPLES = 8e-3, 0.5e-3, 128
+WAVELENGTHS = torch.tensor([640e-9, 550e-9, 440e-9], dtype=torch.float64)
+SPOT = 550e-9 * DISTANCE / (2 * RADIUS)  # λF of the green channel, metres
+AXIS = centred_axis(SAMPLES, 2 * RADIUS / SAMPLES, torch.float64)
+APERTURE = circular_aperture(SAMPLES).double()
+
+
+def green_psf(pixels: int, pitch: float, per_pixel: int = 1) -> Tensor:
+    """Clear circular pupil at 550 nm. Shape ``(pixels, pixels)``."""
+    pupil = APERTURE[None].to(torch.complex128)
+    return psf.pixel_integrated_psf(pupil, AXIS, WAVELENGTHS[1:2], DISTANCE, pixels, pitch, per_pixel)[0]
+
+
+def circular_mtf(frequency: np.ndarray) -> np.ndarray:
+    """MTF of a clear circular pupil; frequency over its cut-off 1/(λF). Goodman eq. (7-31)."""
+    nu = np.clip(frequency, 0, 1)
+    return 2 / math.pi * (np.arccos(nu) - nu * np.sqrt(1 - nu**2))
+
+
+def test_mtf_of_a_clear_circular_pupil_is_the_analytic_one() -> None:
+    pixels, pitch = 401, SPOT / 4
+    transfer = psf.optical_transfer_function(psf.normalise_energy(green_psf(pixels, pitch)[None]), pixels)[0].abs()
+    frequency = np.fft.rfftfreq(pixels, d=0.25)  # in units of the cut-off
+    along_x, analytic = transfer[0].numpy(), circular_mtf(frequency)
+    assert np.abs(along_x - analytic).max() < 0.01
+    assert np.abs(transfer[: pixels // 2 + 1, 0].numpy() - analytic).max() < 0.01
+    diagonal = transfer.diagonal().numpy()
+    assert np.abs(diagonal - circular_mtf(frequency[: len(diagonal)] * math.sqrt(2))).max() < 0.01
+
+
+def test_pixels_multiply_the_mtf_by_their_own_sinc() -> None:
+    pixels, pitch, per_pixel = 201, SPOT / 2, 4
+    transfer = psf.optical_transfer_function(psf.normalise_energy(green_psf(pixels, pitch, per_pixel)[None]), pixels)
+    frequency = np.fft.rfftfreq(pixels, d=0.5)
+    expected = circular_mtf(frequency) * np.sinc(frequency / 2)
+    assert np.abs(transfer[0, 0].abs().numpy() - expected).max() < 0.01
+
+
+@pytest.mark.parametrize("radius", [0.61, 1.22, 2.23, 5.0])
+def test_encircled_energy_of_the_airy_disk(radius: float) -> None:
+    """1 - J0(v)² - J1(v)², v = π r/(λF): Rayleigh 1881, Born & Wolf eq. 8.5 (18)."""
+    pixels, steps = 162, 16
+    axis = centred_axis(pixels, 1 / steps, torch.float64)
+    inside = torch.hypot(axis[:, None], axis[None, :]) <= radius
+    v = math.pi * radius
+    expected = 1 - special.j0(v) ** 2 - special.j1(v) ** 2
+    assert (green_psf(pixels, SPOT / steps) * inside).sum().item() == pytest.approx(expected, abs=0.008)
+
+
+@pytest.mark.parametrize("channel", range(3))
+@pytest.mark.parametrize("per_pixel", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_energy_is_kept_on_a_support_that_holds_it(channel: int, per_pixel: int, dtype: torch.dtype) -> None:
+    """One period λz/Δx of the pattern holds all the light that a sampled pupil can send anywhere (Parseval)."""
+    wavelength = WAVELENGTHS[channel : channel + 1].to(dtype)
+    height = torch.einsum("m,mhw->hw", torch.linspace(-1, 1, 12).double(), zernike_basis(range(4, 16), SAMPLES))
+    pupil = torch.polar(APERTURE, height)[None].to(torch.complex64 if dtype == torch.float32 else torch.complex128)
+    period = wavelength.item() * DISTANCE * SAMPLES / (2 * RADIUS)
+    shares = psf.pixel_integrated_psf(pupil, AXIS.to(dtype), wavelength, DISTANCE, 151, period / 151, per_pixel)
+    assert shares.sum().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_energy_of_a_soft_pupil_lies_in_a_small_window() -> None:
+    soft = torch.exp(-(AXIS[:, None] ** 2 + AXIS[None, :] ** 2) / (0.3 * RADIUS) ** 2)
+    pupil = soft.to(torch.complex128).expand(3, -1, -1)
+    shares = psf.pixel_integrated_psf(pupil, AXIS, WAVELENGTHS, DISTANCE, 41, SPOT / 2, 1)
+    torch.testing.assert_close(shares.sum(dim=(-2, -1)), torch.ones(3).double(), rtol=0, atol=1e-4)
+
+
+def test_points_per_pixel_reach_the_nyquist_pitch_of_the_intensity() -> None:
+    nyquist = 440e-9 * DISTANCE / (4 * RADIUS)
+    for pitch in (0.3 * nyquist, 0.99 * nyquist, 1.01 * nyquist, 7.5 * nyquist):
+        count = psf.samples_per_pixel(pitch, 440e-9, DISTANCE, RADIUS)
+        assert pitch / count <= nyquist
+        assert count == 1 or pitch / (count - 1) > nyquist
+
+
+def test_each_channel_is_normalised_by_itself() -> None:
+    uneven = torch.rand(3, 5, 5) * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
+    torch.testing.assert_close(psf.normalise_energy(uneven).sum(dim=(-2, -1)), torch.ones(3))
+
+
+@pytest.mark.parametrize(("at_least", "size"), [(1, 2), (9, 10), (64, 64), (97, 100), (336, 360)])
+def test_fft_sizes_have_small_factors(at_least: int, size: int) -> None:
+    assert psf.fast_fft_size(at_least) == size
+
+
+@pytest.fixture
+def scene() -> tuple[Tensor, Tensor]:
+    """Two images ``(2, 3, 24, 24)`` and a lopsided PSF ``(3, 9, 9)``."""
+    generator = torch.Generator().manual_seed(1)
+    kernel = torch.rand(3, 9, 9, generator=generator, dtype=torch.float64) ** 4
+    return torch.rand(2, 3, 24, 24, generator=generator, dtype=torch.float64), psf.normalise_energy(kernel)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "wrap"])
+def test_convolutions_equal_a_direct_sum(scene: tuple[Tensor, Tensor], mode: str) -> None:
+    image, kernel = scene
+    if mode == "nearest":  # linear, the scene continued by its border
+        transfer = psf.optical_transfer_function(kernel, psf.fast_fft_size(24 + 9 - 1))
+        blurred = psf.convolve_linear(image, transfer, margin=4)
+    else:
+        blurred = psf.convolve_circular(image, psf.optical_transfer_function(kernel, 24))
+    for item in range(2):
+        for channel in range(3):
+            direct = ndimage.convolve(image[item, channel].numpy(), kernel[channel].numpy(), mode=mode)
+            np.testing.assert_allclose(blurred[item, channel].numpy(), direct, atol=1e-12)
+
+
+def test_a_point_becomes_the_psf_the_right_way_round(scene: tuple[Tensor, Tensor]) -> None:
+    _, kernel = scene
+    point = torch.zeros(1, 3, 24, 24, dtype=torch.float64)
+    point[..., 10, 13] = 1
+    transfer = psf.optical_transfer_function(kernel, psf.fast_fft_size(32))
+    image = psf.convolve_linear(point, transfer, margin=4)[0]
+    torch.testing.assert_close(image[:, 6:15, 9:18], kernel)
+    assert image.sum().item() == pytest.approx(3)

@@ -1,0 +1,188 @@
+"""Stage I on a handful of synthetic faces: it learns, resumes exactly, stops in time and exports."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from phaseveil import checkpoint
+from phaseveil.config import from_mapping, load_config, to_mapping
+from phaseveil.errors import CheckpointError, ConfigError, InputError
+from phaseveil.models.heatmap import load_heatmap_net
+from phaseveil.optics.camera import PhaseMaskCamera, load_camera
+from phaseveil.optics.propagation import steepest_phase_step
+from phaseveil.training.camera import CameraTraining, cosine_schedule, keep_samplable, train_camera
+
+pytestmark = pytest.mark.usefixtures("no_tensorboard")
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Asks for the pictures of a run."""
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without the optics figure, which takes longer than the run, where a test does not ask for it."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr("phaseveil.training.camera.save_optics_figure", lambda path, camera, size: None)
+
+
+@pytest.fixture
+def config(prepared: Path, small_camera: Path, tmp_path: Path) -> CameraTraining:
+    values = {
+        "data": str(prepared),
+        "out": str(tmp_path / "run"),
+        "camera": str(small_camera),
+        "network": {"size": 32, "width": 4},
+        "steps": 4,
+        "batch_size": 4,
+        "mask_start_defocus": 2e-7,
+        "warm_up": 2,
+        "log_every": 1,
+        "save_every": 100,
+        "val_faces": 4,
+    }
+    return from_mapping(CameraTraining, values)
+
+
+def elsewhere(config: CameraTraining, out: Path, **changes: object) -> CameraTraining:
+    return from_mapping(CameraTraining, {**to_mapping(config), "out": str(out), **changes})
+
+
+def quiet(line: str) -> None:
+    """Say nothing."""
+
+
+def state(folder: str | Path) -> dict[str, Tensor]:
+    return checkpoint.load(Path(folder) / "state.safetensors").tensors
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(config: CameraTraining, tmp_path: Path) -> None:
+    train_camera(config, say=quiet)
+    interrupted = elsewhere(config, tmp_path / "interrupted")
+    train_camera(interrupted, max_minutes=0, say=quiet)
+    train_camera(interrupted, resume=True, max_minutes=0, say=quiet)
+    train_camera(interrupted, resume=True, say=quiet)
+    whole, parts = state(config.out), state(interrupted.out)
+    assert whole.keys() == parts.keys()
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+    numbers = [checkpoint.load(Path(c.out) / "state.safetensors").metadata for c in (config, interrupted)]
+    assert numbers[0] == numbers[1]
+    assert numbers[0]["step"] == 4
+
+
+@pytest.mark.usefixtures("pictures")
+def test_a_run_changes_mask_and_network_and_exports_them(config: CameraTraining) -> None:
+    out = Path(config.out)
+    figures = train_camera(config, say=quiet)
+    assert 0 < figures["val_landmark_error"] < 2
+    assert figures["val_faces"] == 4
+    camera, network = load_camera(out / "camera.safetensors"), load_heatmap_net(out / "heatmap.safetensors")
+    assert isinstance(camera, PhaseMaskCamera)
+    assert camera.coefficients.abs().min() > 0
+    assert network.config == config.network
+    assert checkpoint.load(out / "camera.safetensors").metadata["steps"] == 4
+    for picture in ("optics.png", "samples.png"):
+        assert (out / picture).stat().st_size > 1000
+    steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 4]
+
+
+def test_the_mask_rests_after_its_share_of_the_steps(config: CameraTraining) -> None:
+    run = elsewhere(config, Path(config.out), steps=2, mask_share=0.5)
+    masks, heads = [], []
+    for resume in (False, True):
+        train_camera(run, resume=resume, max_minutes=0, say=quiet)
+        masks.append(state(run.out)["module.camera.coefficients"])
+        heads.append(state(run.out)["module.network.landmark_head.weight"])
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(heads[0], heads[1])
+
+
+def test_time_runs_out_after_a_whole_step(config: CameraTraining) -> None:
+    said: list[str] = []
+    train_camera(config, max_minutes=0, say=said.append)
+    assert said[-1] == "stopped after 0 minutes at step 1 of 4; go on with --resume"
+    for file in ("state.safetensors", "camera.safetensors", "heatmap.safetensors"):
+        assert (Path(config.out) / file).is_file()
+
+
+def test_a_baseline_camera_trains_the_network_alone(config: CameraTraining, tmp_path: Path) -> None:
+    run = elsewhere(config, tmp_path / "baseline", camera="gaussian", mask_share=0.0, steps=1)
+    train_camera(run, say=quiet)
+    assert load_camera(tmp_path / "baseline" / "camera.safetensors").config.kind == "gaussian"
+    with pytest.raises(ConfigError, match="has no mask to learn; set mask_share=0"):
+        train_camera(elsewhere(run, tmp_path / "x", mask_share=0.5), say=quiet)
+
+
+def test_it_goes_on_from_earlier_weights(config: CameraTraining, tmp_path: Path) -> None:
+    train_camera(config, max_minutes=0, say=quiet)
+    out = Path(config.out)
+    again = elsewhere(
+        config,
+        tmp_path / "again",
+        camera=str(out / "camera.safetensors"),
+        heatmap=str(out / "heatmap.safetensors"),
+        mask_share=0.0,
+        learning_rate=1e-12,
+        steps=1,
+    )
+    train_camera(again, say=quiet)
+    before, after = state(out), state(again.out)
+    assert torch.equal(after["module.camera.coefficients"], before["module.camera.coefficients"])
+    name = "module.network.landmark_head.weight"
+    torch.testing.assert_close(after[name], before[name.replace("network.", "ema.", 1)], atol=1e-3, rtol=1e-2)
+    with pytest.raises(ConfigError, match="but the configuration says"):
+        train_camera(elsewhere(again, tmp_path / "x", network={"size": 32, "width": 8}), say=quiet)
+
+
+def test_the_state_of_another_network_is_refused(config: CameraTraining) -> None:
+    train_camera(config, max_minutes=0, say=quiet)
+    wider = elsewhere(config, Path(config.out), network={"size": 32, "width": 8})
+    with pytest.raises(CheckpointError, match="weights do not fit HeatmapNet"):
+        train_camera(wider, resume=True, say=quiet)
+
+
+def test_resuming_nothing_is_refused(config: CameraTraining) -> None:
+    with pytest.raises(CheckpointError, match="no such weights file"):
+        train_camera(config, resume=True, say=quiet)
+
+
+def test_a_folder_that_is_not_prepared_is_refused(config: CameraTraining, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="run 'phaseveil prepare"):
+        train_camera(elsewhere(config, tmp_path / "x", data=str(tmp_path)), say=quiet)
+
+
+@pytest.mark.parametrize("values", [{"steps": 0}, {"mask_share": 1.5}, {"ceiling": 0.0}, {"save_every": 0}])
+def test_impossible_configurations_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"^stage I: "):
+        CameraTraining(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("preset", ["base", "clear"])
+def test_the_presets_are_valid(preset: str) -> None:
+    assert load_config(CameraTraining, f"stage1/{preset}").network.size == 128
+
+
+def test_too_steep_a_mask_is_scaled_down_to_what_the_grid_holds(small_camera: Path) -> None:
+    camera = load_camera(small_camera)
+    assert isinstance(camera, PhaseMaskCamera)
+    camera.coefficients.data.fill_(3e-6)
+    keep_samplable(camera)
+    assert steepest_phase_step(camera.pupil_phase(), camera.aperture) == pytest.approx(0.97 * math.pi, rel=1e-4)
+    settled = camera.coefficients.clone()
+    keep_samplable(camera)
+    torch.testing.assert_close(camera.coefficients, settled)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_a_fiftieth() -> None:
+    rates = [cosine_schedule(step, 10, 110) for step in range(110)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates.index(max(rates)) in (9, 10)
+    assert rates[60] == pytest.approx(0.51, abs=0.01)
+    assert rates[-1] == pytest.approx(0.02, abs=1e-3)

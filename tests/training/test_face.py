@@ -1,0 +1,242 @@
+"""Stage II on a handful of synthetic faces: every loss trains what it claims, runs resume exactly, errors are clear."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from phaseveil import checkpoint
+from phaseveil.config import from_mapping, load_config, to_mapping
+from phaseveil.data.datasets import load_faces
+from phaseveil.errors import CheckpointError, ConfigError
+from phaseveil.models.face import load_face_networks
+from phaseveil.models.heatmap import HeatmapConfig, HeatmapNet, save_heatmap_net
+from phaseveil.training import face as stage
+from phaseveil.training.face import FaceTraining, StyleBank, train_face
+from phaseveil.training.face_batches import FaceStep, draw_step
+from phaseveil.training.face_losses import cycle_loss, generator_losses, identity_loss
+
+pytestmark = pytest.mark.usefixtures("no_tensorboard")
+TINY = {"size": 32, "width": 8, "bottleneck": 1, "style_width": 4, "style_dim": 8, "latent_dim": 4}
+
+
+@pytest.fixture
+def config(prepared: Path, heatmap_file: Path, perceptual_file: Path, tmp_path: Path) -> FaceTraining:
+    values = {
+        "data": str(prepared),
+        "out": str(tmp_path / "run"),
+        "camera": "gaussian",
+        "heatmap": str(heatmap_file),
+        "perceptual": str(perceptual_file),
+        "networks": TINY,
+        "weights": {"identity": 0.0},
+        "discriminator_width": 4,
+        "steps": 4,
+        "batch_size": 8,
+        "r1_every": 2,
+        "cycle_every": 2,
+        "identity_every": 2,
+        "log_every": 1,
+        "save_every": 100,
+    }
+    return from_mapping(FaceTraining, values)
+
+
+def elsewhere(config: FaceTraining, out: Path, **changes: object) -> FaceTraining:
+    return from_mapping(FaceTraining, {**to_mapping(config), "out": str(out), **changes})
+
+
+def quiet(line: str) -> None:
+    """Say nothing."""
+
+
+def state(folder: str | Path) -> dict[str, Tensor]:
+    return checkpoint.load(Path(folder) / "state.safetensors").tensors
+
+
+class TinyRecogniser(nn.Module):
+    """Stands in for dlib's network: chips to embeddings that lie close together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.layers = nn.Sequential(nn.AvgPool2d(10), nn.Flatten(), nn.Linear(3 * 15 * 15, 16))
+        self.requires_grad_(False)
+
+    def forward(self, chips: Tensor) -> Tensor:
+        return 0.1 * self.layers(chips)  # type: ignore[no-any-return]
+
+
+class Example:
+    """A run at its start and one batch of 16 with both domains among references and latents."""
+
+    def __init__(self, config: FaceTraining) -> None:
+        config = elsewhere(config, Path(config.out), batch_size=16)
+        self.run = stage._start(config, "cpu")
+        faces = load_faces(config.data, "train", 32)
+        for number in range(20):
+            self.batch: FaceStep = draw_step(faces, self.run.camera, self.run.heatmap_net, config, number, "cpu")
+            if len(self.batch.domain[-4:].unique()) == len(self.batch.domain[:8].unique()) == 2:
+                break
+        self.style = self.batch.styles(self.run.networks)
+        self.fake = self.run.networks.generator(self.batch.acquisition, self.batch.heatmap, self.style)
+
+    def loss(self, name: str) -> Tensor:
+        batch, run = self.batch, self.run
+        if name == "cycle":
+            return cycle_loss(batch, self.fake, run)
+        if name == "identity":
+            return identity_loss(batch, self.fake, TinyRecogniser())
+        if name == "discriminator":
+            return stage._discriminator_loss(batch, self.fake.detach(), run.discriminator)
+        if name == "r1":
+            return stage._r1(batch, run.discriminator)
+        if name == "style_prior":
+            run.bank.add(torch.randn(64, 8), torch.arange(64) % 2)
+            return stage._style_prior(run, batch, self.style, torch.Generator().manual_seed(0), count=16)[name]
+        return generator_losses(batch, self.fake, self.style, run)[name]
+
+
+EVERYONE = ("generator", "style_encoder", "mapping")
+READERS = ("generator", "style_encoder")
+TRAINS = {
+    "adversarial": EVERYONE,
+    "reconstruction": READERS,
+    "perceptual": READERS,
+    "reference": READERS,
+    "style": EVERYONE,
+    "diversity": EVERYONE,
+    "cycle": READERS,
+    "heatmap": EVERYONE,
+    "landmark": EVERYONE,
+    "expression": EVERYONE,
+    "identity": EVERYONE,
+    "style_prior": ("mapping",),
+    "discriminator": ("discriminator",),
+    "r1": ("discriminator",),
+}
+# The verdict's offset has no gradient with respect to the image.
+EXEMPT = {"r1": {"heads.bias"}}
+
+
+def test_the_list_of_losses_is_complete(config: FaceTraining) -> None:
+    assert set(TRAINS) == set(vars(config.weights)) | {"discriminator"}
+
+
+@pytest.mark.parametrize("name", TRAINS)
+def test_every_loss_reaches_every_parameter_that_it_trains(config: FaceTraining, name: str) -> None:
+    example = Example(config)
+    example.loss(name).backward()
+    modules = {"discriminator": example.run.discriminator, **dict(example.run.networks.named_children())}
+    for module in TRAINS[name]:
+        for key, parameter in modules[module].named_parameters():
+            if key not in EXEMPT.get(name, set()):
+                assert parameter.grad is not None, f"{module}.{key}"
+                assert parameter.grad.isfinite().all(), f"{module}.{key}"
+                assert parameter.grad.abs().sum() > 0, f"{module}.{key}"
+
+
+def test_what_is_fixed_takes_no_gradient(config: FaceTraining) -> None:
+    run = Example(config).run
+    for module in (run.camera, run.heatmap_net, run.perceptual, run.ema.module):
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(config: FaceTraining, tmp_path: Path) -> None:
+    train_face(config, say=quiet)
+    interrupted = elsewhere(config, tmp_path / "interrupted")
+    train_face(interrupted, max_minutes=0, say=quiet)
+    train_face(interrupted, resume=True, max_minutes=0, say=quiet)
+    train_face(interrupted, resume=True, say=quiet)
+    whole, parts = state(config.out), state(interrupted.out)
+    assert whole.keys() == parts.keys()
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
+def test_a_run_trains_everything_and_exports_it(config: FaceTraining) -> None:
+    out = Path(config.out)
+    said: list[str] = []
+    figures = train_face(config, max_minutes=0, say=said.append)
+    assert all(value == value for value in figures.values())
+    assert said[-1] == "stopped after 0 minutes at step 1 of 4; go on with --resume"
+    assert load_face_networks(out / "face.safetensors").config == config.networks
+    assert (out / "samples.png").stat().st_size > 1000
+    record = json.loads((out / "log.jsonl").read_text().splitlines()[0])
+    assert {"adversarial", "cycle", "r1", "discriminator"} <= record.keys()
+    start, after = stage._start(config, "cpu"), state(out)
+    for prefix, module in (("networks", start.networks), ("discriminator", start.discriminator)):
+        for name, tensor in module.named_parameters():
+            assert not torch.equal(after[f"module.{prefix}.{name}"], tensor), name
+
+
+def test_it_goes_on_from_earlier_weights(config: FaceTraining, tmp_path: Path) -> None:
+    train_face(config, max_minutes=0, say=quiet)
+    weights = Path(config.out) / "face.safetensors"
+    run = stage._start(elsewhere(config, tmp_path / "x", start=str(weights)), "cpu")
+    stored = load_face_networks(weights)
+    assert all(torch.equal(a, b) for a, b in zip(run.networks.parameters(), stored.parameters(), strict=True))
+    other = elsewhere(config, tmp_path / "x", start=str(weights), networks={**TINY, "width": 16})
+    with pytest.raises(CheckpointError, match="but the configuration says"):
+        stage._start(other, "cpu")
+
+
+def test_a_judge_reads_generated_faces_directly(config: FaceTraining, heatmap_file: Path) -> None:
+    run = stage._start(elsewhere(config, Path(config.out), judge=str(heatmap_file)), "cpu")
+    assert isinstance(run.judge, HeatmapNet)
+    assert run.judge is not run.heatmap_net
+
+
+def test_the_state_of_other_networks_is_refused(config: FaceTraining) -> None:
+    train_face(config, max_minutes=0, say=quiet)
+    other = elsewhere(config, Path(config.out), networks={**TINY, "width": 16})
+    with pytest.raises(CheckpointError, match="weights do not fit FaceNetworks"):
+        train_face(other, resume=True, say=quiet)
+
+
+def test_a_heatmap_network_of_another_size_is_refused(config: FaceTraining, tmp_path: Path) -> None:
+    larger = save_heatmap_net(tmp_path / "larger.safetensors", HeatmapNet(HeatmapConfig(size=64, width=4)))
+    with pytest.raises(ConfigError, match="heatmap network is for 64-pixel faces, the face networks for 32"):
+        stage._start(elsewhere(config, tmp_path, heatmap=str(larger)), "cpu")
+
+
+def test_perceptual_weights_are_asked_for(config: FaceTraining, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="set perceptual=FILE to LPIPS weights; 'phaseveil download perceptual'"):
+        stage._start(elsewhere(config, tmp_path, perceptual=""), "cpu")
+
+
+@pytest.mark.parametrize("values", [{"batch_size": 6}, {"batch_size": 2}, {"r1_every": 0}, {"hold": 1.0}, {"steps": 0}])
+def test_impossible_configurations_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"^stage II: "):
+        FaceTraining(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("preset", "size"), [("base", 128), ("paper", 256)])
+def test_the_presets_are_valid(preset: str, size: int) -> None:
+    assert load_config(FaceTraining, f"stage2/{preset}").networks.size == size
+
+
+def test_reconstruction_falls_to_its_floor_and_diversity_to_nothing(config: FaceTraining) -> None:
+    config = elsewhere(config, Path(config.out), steps=100, hold=0.4, reconstruction_floor=0.25)
+    start, held, end = (stage._weights_at(step, config) for step in (0, 40, 100))
+    assert start == vars(config.weights)
+    assert held["reconstruction"] == start["reconstruction"]
+    assert end["reconstruction"] == pytest.approx(0.25 * start["reconstruction"])
+    assert end["perceptual"] == pytest.approx(0.25 * start["perceptual"])
+    assert held["diversity"] == pytest.approx(0.6 * start["diversity"])
+    assert end["diversity"] == pytest.approx(0)
+
+
+def test_the_bank_remembers_the_last_codes_of_each_domain() -> None:
+    bank = StyleBank(style_dim=2, capacity=4)
+    draws = torch.Generator().manual_seed(0)
+    assert bank.draw(0, 1, draws) is None
+    bank.add(torch.arange(12.0).reshape(6, 2), torch.tensor([0, 0, 0, 0, 0, 1]))
+    kept = bank.draw(0, 4, draws)
+    assert kept is not None
+    assert sorted(kept[:, 0].tolist()) == [2.0, 4.0, 6.0, 8.0]  # the first has been overwritten
+    only = bank.draw(1, 1, draws)
+    assert only is not None
+    assert only.tolist() == [[10.0, 11.0]]
+    assert bank.draw(1, 2, draws) is None
