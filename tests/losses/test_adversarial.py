@@ -46,11 +46,29 @@ def test_r1_counts_pixels_as_the_published_weights_do() -> None:
     assert penalty.item() == pytest.approx(gradient.square().flatten(1).sum(dim=1).mean().item() / 2, rel=1e-4)
 
 
-def test_style_reconstruction_trains_both_codes() -> None:
+def test_style_reconstruction_trains_what_is_read_back_and_not_what_was_wanted() -> None:
     recovered, style = torch.randn(4, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
     loss = adversarial.style_reconstruction_loss(recovered, style)
     assert loss.item() == pytest.approx((recovered - style).abs().mean().item())
-    assert all(g.abs().min() > 0 for g in torch.autograd.grad(loss, (recovered, style)))
+    loss.backward()
+    assert recovered.grad is not None
+    assert recovered.grad.abs().min() > 0
+    assert style.grad is None
+
+
+def test_uniformity_is_nothing_for_one_code_and_minus_two_for_orthogonal_ones() -> None:
+    collapsed = torch.ones(4, 8)
+    assert adversarial.style_uniformity_loss(collapsed).item() == pytest.approx(0)
+    orthogonal = torch.eye(8)[:4] * 8**0.5  # unit RMS
+    assert adversarial.style_uniformity_loss(orthogonal).item() == pytest.approx(-2, abs=1e-5)
+
+
+def test_uniformity_drives_codes_apart() -> None:
+    codes = (torch.ones(4, 8) + 0.1 * torch.randn(4, 8, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    (gradient,) = torch.autograd.grad(adversarial.style_uniformity_loss(codes), codes)
+    spread = [torch.pdist(points).sum() for points in (codes, codes - 0.1 * gradient)]
+    assert spread[1] > spread[0]
+    assert (gradient != 0).any(dim=1).all()
 
 
 def test_diversity_rewards_difference_and_trains_the_first_face_only() -> None:

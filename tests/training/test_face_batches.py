@@ -55,7 +55,7 @@ def test_shapes_and_halves(parts: tuple[FaceDataset, Camera, HeatmapNet], config
 def test_only_losses_see_the_clear_source(parts: tuple[FaceDataset, Camera, HeatmapNet], config: FaceTraining) -> None:
     batch = step(parts, config, 0)
     assert (batch.acquisition - batch.source).abs().mean() > 0.02
-    _, camera, network = parts
+    network = parts[2]
     with torch.no_grad():
         landmarks = network(batch.acquisition).landmarks
     torch.testing.assert_close(batch.landmarks, landmarks, atol=0.02, rtol=0)  # read from the acquisition, in bf16
@@ -72,3 +72,12 @@ def test_styles_come_from_faces_and_latents(
     torch.testing.assert_close(styles[:6], networks.style_encoder(batch.reference[:6], batch.domain[:6]))
     torch.testing.assert_close(styles[6:], networks.mapping(batch.latent, batch.domain[6:]))
     assert (styles[4:] - others).abs().mean(dim=1).min() > 1e-4
+
+
+def test_losses_on_faces_do_not_reach_the_mapping_network(
+    parts: tuple[FaceDataset, Camera, HeatmapNet], config: FaceTraining
+) -> None:
+    networks = FaceNetworks(config.networks)
+    (step(parts, config, 0).styles(networks) @ torch.arange(8.0)).sum().backward()
+    assert all(parameter.grad is None for parameter in networks.mapping.parameters())
+    assert all(parameter.grad is not None for parameter in networks.style_encoder.parameters())

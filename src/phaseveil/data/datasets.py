@@ -86,10 +86,14 @@ def load_faces(root: str | Path, split: str, size: int) -> FaceDataset:
     index = root / "index.jsonl"
     if not index.is_file():
         raise InputError(f"{root}: no index.jsonl; run 'phaseveil prepare SOURCE {root}' first")
-    records = [record for record in map(json.loads, index.read_text().splitlines()) if record["split"] == split]
+    found = [record for record in map(json.loads, index.read_text().splitlines()) if record["split"] == split]
+    records = [record for record in found if record["domain"] in DOMAINS]
     missing = [domain for domain in DOMAINS if not any(record["domain"] == domain for record in records)]
     if missing:
-        raise InputError(f"{root}: split {split!r} has no face of domain {', '.join(missing)}; prepare some, sorted so")
+        raise InputError(
+            f"{root}: split {split!r} has no face of domain {', '.join(missing)}; "
+            f"prepare a source with folders {split}/female and {split}/male"
+        )
     records.sort(key=lambda record: record["file"])
     points = np.array([record["landmarks"] for record in records], dtype=np.float32)
     sides = np.array([record.get("size", 256) for record in records], dtype=np.float32)

@@ -74,7 +74,7 @@ class FaceTraining:
     mapping_rate: float = 1.0
     warm_up: int = 50
     weight_decay: float = 1e-4
-    reconstruction_floor: float = 0.3
+    reconstruction_floor: float = 0.5
     hold: float = 0.3
     r1_every: int = 16
     cycle_every: int = 8

@@ -41,10 +41,10 @@ class FaceLossWeights:
     r1: float = 1.0
     reconstruction: float = 3.0
     perceptual: float = 6.0
-    reference: float = 1.0
+    reference: float = 2.0
     style: float = 1.0
-    diversity: float = 2.0
-    uniformity: float = 0.5
+    diversity: float = 1.0
+    uniformity: float = 1.0
     cycle: float = 7.0
     heatmap: float = 5.0
     landmark: float = 5.0
@@ -80,7 +80,7 @@ def _style_losses(batch: FaceStep, fake: Tensor, style: Tensor, run: "Run") -> d
     _, translate = batch.halves
     quarter = len(batch.latent)
     new_faces, wanted = fake[translate], style[translate]
-    recovered = run.networks.style_encoder(new_faces, batch.domain[translate])
+    recovered = _read_style(run.networks.style_encoder, new_faces, batch.domain[translate])
     with torch.no_grad():
         other_style = batch.other_styles(run.networks)
         other = run.networks.generator(batch.acquisition[translate], batch.heatmap[translate], other_style)
@@ -89,6 +89,12 @@ def _style_losses(batch: FaceStep, fake: Tensor, style: Tensor, run: "Run") -> d
         "reference": run.perceptual(new_faces[:quarter], batch.reference[translate][:quarter]).mean(),
         "diversity": adversarial.diversity_loss(new_faces, other),
     }
+
+
+def _read_style(encoder: nn.Module, faces: Tensor, domain: Tensor) -> Tensor:
+    """Codes of faces with the encoder held still, which could otherwise please the style loss by one code for all."""
+    still = {name: parameter.detach() for name, parameter in encoder.named_parameters()}
+    return torch.func.functional_call(encoder, still, (faces, domain))
 
 
 def identity_loss(batch: FaceStep, fake: Tensor, recogniser: nn.Module) -> Tensor:
