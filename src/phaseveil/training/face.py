@@ -49,6 +49,7 @@ class FaceTraining:
         perceptual: LPIPS weights (AlexNet or VGG16), a file.
         start: Face networks to start from, a file; fresh where empty.
         networks: Sizes of the face networks.
+        jitter: Colour changes of the references; small, since the style takes up whatever varies.
         discriminator_width: Discriminator's channels at half resolution.
         batch_size: Faces per step, even: half reconstruct, half translate.
         mapping_rate: Share of the learning rate that the mapping network gets (published: 0.01).
@@ -66,7 +67,7 @@ class FaceTraining:
     start: str = ""
     networks: FaceConfig = field(default_factory=FaceConfig)
     weights: FaceLossWeights = field(default_factory=FaceLossWeights)
-    jitter: JitterConfig = field(default_factory=JitterConfig)
+    jitter: JitterConfig = field(default_factory=lambda: JitterConfig(brightness=0.03, contrast=0.03))
     discriminator_width: int = 48
     steps: int = 6000
     batch_size: int = 16

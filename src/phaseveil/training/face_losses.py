@@ -27,7 +27,7 @@ class FaceLossWeights:
         perceptual: LPIPS of the self-reconstruction.
         reference: LPIPS between new face and reference.
         style: Style reconstruction (published: 1).
-        diversity: Of two styles (published: 1, falling to 0; here it stays).
+        diversity: Of two styles (published: 1, falling to 0).
         uniformity: Spread of the encoder's codes; without it they collapse into one per domain.
         cycle: Acquisition of the cycled face against the source's, pixels from -1 to 1 (published: 7).
         heatmap: Heatmap of the new face against the acquisition's landmarks.
@@ -42,9 +42,9 @@ class FaceLossWeights:
     reconstruction: float = 3.0
     perceptual: float = 6.0
     reference: float = 2.0
-    style: float = 1.0
-    diversity: float = 1.0
-    uniformity: float = 1.0
+    style: float = 0.5
+    diversity: float = 0.1
+    uniformity: float = 0.5
     cycle: float = 7.0
     heatmap: float = 5.0
     landmark: float = 5.0
