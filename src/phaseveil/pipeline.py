@@ -285,10 +285,11 @@ def domain_index(domain: str) -> int:
 
 
 def native_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device computes in it (three times as fast on AMX as float32), else float32."""
+    """bfloat16 where PyTorch says that the device computes in it (three times as fast on AMX), else float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    able = torch.cpu.get_capabilities()
+    # Older releases of PyTorch cannot tell.
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32
 
 

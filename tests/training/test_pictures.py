@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from phaseveil.optics.camera import load_camera
-from phaseveil.training.pictures import heatmap_pictures, radial_mtf, save_grid, save_optics_figure
+from phaseveil.training.pictures import heatmap_pictures, save_grid, save_optics_figure
 
 
 def test_a_grid_has_a_row_per_batch(tmp_path: Path) -> None:
@@ -34,11 +34,3 @@ def test_the_optics_figure_is_drawn(tmp_path: Path, camera: str, small_camera: P
     save_optics_figure(tmp_path / "optics.png", load_camera(small_camera if camera == "small_camera" else camera), 32)
     with Image.open(tmp_path / "optics.png") as picture:
         assert picture.width > 2 * picture.height
-
-
-def test_radial_mtf_of_a_gaussian() -> None:
-    axis = torch.arange(25.0) - 12
-    line = torch.exp(-0.5 * (axis / 2) ** 2)
-    psf = line[:, None] * line / line.sum() ** 2
-    frequency = np.arange(33) / 64
-    np.testing.assert_allclose(radial_mtf(psf, 64), np.exp(-2 * (np.pi * 2 * frequency) ** 2), atol=0.02)

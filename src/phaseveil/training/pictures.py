@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from phaseveil.checkpoint import replace_atomically
 from phaseveil.figures import colour_heatmap
+from phaseveil.metrics.optics import radial_mtf
 from phaseveil.optics.camera import Camera, PhaseMaskCamera
 
 
@@ -46,17 +47,9 @@ def save_optics_figure(path: Path, camera: Camera, size: int) -> None:
     psf = camera.psf(size).cpu()
     axes[1].imshow((psf / psf.amax()).permute(1, 2, 0).sqrt().numpy())
     axes[1].set_title(f"PSF (square root), {psf.shape[-1]} px of {size}")
-    for channel, colour in enumerate(("r", "g", "b")):
-        axes[2].plot(radial_mtf(psf[channel], size), colour)
+    frequency, modulation = radial_mtf(psf, size)
+    for channel, colour in zip(modulation, "rgb", strict=True):
+        axes[2].plot(frequency, channel, colour)
     axes[2].set(title="MTF, mean over angles", xlabel="cycles per frame", ylim=(0, 1))
     with replace_atomically(path) as temporary:
         figure.savefig(temporary, dpi=80)
-
-
-def radial_mtf(psf: Tensor, size: int) -> np.ndarray:
-    """Modulation transfer at 0, 1, … size/2 cycles per frame, averaged over angles. ``(K, K)`` → ``(size/2 + 1,)``."""
-    modulation = torch.fft.fft2(psf, s=(size, size)).abs().numpy()
-    frequency = np.fft.fftfreq(size) * size
-    radius = np.hypot(frequency[:, None], frequency[None, :]).round().astype(int)
-    total = np.bincount(radius.ravel(), modulation.ravel())
-    return (total / np.bincount(radius.ravel()))[: size // 2 + 1]
