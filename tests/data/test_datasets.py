@@ -101,3 +101,9 @@ def test_a_split_without_a_domain_is_refused(root: Path) -> None:
 def test_a_folder_that_is_not_prepared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no index.jsonl; run 'phaseveil prepare SOURCE"):
         load_faces(tmp_path, "train", 16)
+
+
+def test_a_damaged_index_is_named(tmp_path: Path) -> None:
+    (tmp_path / "index.jsonl").write_text('{"file": "images/tra')
+    with pytest.raises(InputError, match="damaged"):
+        load_faces(tmp_path, "train", 32)

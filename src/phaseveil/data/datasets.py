@@ -80,14 +80,17 @@ def load_faces(root: str | Path, split: str, size: int) -> FaceDataset:
         size: Side of the images wanted, pixels.
 
     Raises:
-        InputError: Not a prepared folder, no such split, or a domain without a face.
+        InputError: Not a prepared folder, no such split, a domain without a face, or unreadable files.
     """
     root = Path(root)
     index = root / "index.jsonl"
     if not index.is_file():
         raise InputError(f"{root}: no index.jsonl; run 'phaseveil prepare SOURCE {root}' first")
-    found = [record for record in map(json.loads, index.read_text().splitlines()) if record["split"] == split]
-    records = [record for record in found if record["domain"] in DOMAINS]
+    try:
+        found = [json.loads(line) for line in index.read_text("utf-8").splitlines()]
+    except ValueError as error:
+        raise InputError(f"{index}: damaged ({error}); run 'phaseveil prepare' again, it goes on from here") from error
+    records = [record for record in found if record["split"] == split and record["domain"] in DOMAINS]
     missing = [domain for domain in DOMAINS if not any(record["domain"] == domain for record in records)]
     if missing:
         raise InputError(
@@ -97,8 +100,12 @@ def load_faces(root: str | Path, split: str, size: int) -> FaceDataset:
     records.sort(key=lambda record: record["file"])
     points = np.array([record["landmarks"] for record in records], dtype=np.float32)
     sides = np.array([record.get("size", 256) for record in records], dtype=np.float32)
+    try:
+        images = _cached_images(root, [record["file"] for record in records], split, size)
+    except OSError as error:
+        raise InputError(f"{root}: cannot read the faces or write their cache ({error})") from error
     return FaceDataset(
-        images=_cached_images(root, [record["file"] for record in records], split, size),
+        images=images,
         landmarks=torch.from_numpy((points + 0.5) / sides[:, None, None]),
         domains=torch.tensor([DOMAINS.index(record["domain"]) for record in records]),
         names=[record["file"] for record in records],

@@ -7,6 +7,7 @@ is the mean face. The network minimises the geometry loss alone; the mask sees i
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from phaseveil.losses.optics import ConstraintMultiplier
 from phaseveil.models.blocks import to_channels_last
 from phaseveil.models.heatmap import HeatmapConfig, HeatmapNet, load_heatmap_net, save_heatmap_net
 from phaseveil.optics.camera import Camera, PhaseMaskCamera, build_camera, load_camera, save_camera
+from phaseveil.optics.propagation import steepest_phase_step
 from phaseveil.training.ema import ModelEMA
 from phaseveil.training.logging import RunLog
 from phaseveil.training.pictures import heatmap_pictures, save_grid, save_optics_figure
@@ -121,23 +123,21 @@ def train_camera(
     began, out = time.monotonic(), Path(config.out)
     faces, held_out = (load_faces(config.data, split, config.network.size) for split in ("train", "val"))
     run = _start(config, device)
-    log = RunLog(out, config.log_every, config.wandb_project, say)
     step, figures = run.restore(out / "state.safetensors") if resume else 0, {}
-
-    while step < config.steps:
-        log.step(step, _train_step(step, _augmented(faces, config, step, device), run, config))
-        run.ema.update(run.network, step)
-        step += 1
-        timed_out = (time.monotonic() - began) / 60 > max_minutes
-        if step % config.save_every == 0 or step == config.steps or timed_out:
-            run.save(out / "state.safetensors", config, step)
-            figures = _validate(run.camera, run.ema.module, held_out, config, device)
-            _export(out, run, held_out, config, {"steps": step, **figures})
-            log.scalars(step, figures)
-        if timed_out:
-            say(f"stopped after {max_minutes:g} minutes at step {step} of {config.steps}; go on with --resume")
-            break
-    log.close()
+    with closing(RunLog(out, config.log_every, config.wandb_project, say)) as log:
+        while step < config.steps:
+            log.step(step, _train_step(step, _augmented(faces, config, step, device), run, config))
+            run.ema.update(run.network, step)
+            step += 1
+            timed_out = (time.monotonic() - began) / 60 > max_minutes
+            if step % config.save_every == 0 or step == config.steps or timed_out:
+                run.save(out / "state.safetensors", config, step)
+                figures = _validate(run.camera, run.ema.module, held_out, config, device)
+                _export(out, run, held_out, config, {"steps": step, **figures})
+                log.scalars(step, figures)
+            if timed_out:
+                say(f"stopped after {max_minutes:g} minutes at step {step} of {config.steps}; go on with --resume")
+                break
     return figures
 
 
@@ -253,10 +253,7 @@ def _mask_losses(run: _Run, acquisition: Tensor, source: Tensor) -> dict[str, Te
 def keep_samplable(camera: Camera, limit: float = 0.97 * math.pi) -> None:
     """Scale the mask down where an optimiser step made it steeper than the pupil grid can hold (house guard: π)."""
     assert isinstance(camera, PhaseMaskCamera)
-    phase, inside = camera.pupil_phase(), camera.aperture > 0
-    along_x = (phase.diff(dim=-1).abs() * (inside[:, 1:] & inside[:, :-1])).max()
-    along_y = (phase.diff(dim=-2).abs() * (inside[1:] & inside[:-1])).max()
-    steepest = torch.maximum(along_x, along_y).item()
+    steepest = steepest_phase_step(camera.pupil_phase(), camera.aperture)
     if steepest > limit:
         camera.coefficients.mul_(limit / steepest)
 

@@ -7,6 +7,7 @@ another face's or a latent style. The reconstruction weight then falls, so that 
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,26 +174,24 @@ def train_face(
     began, out = time.monotonic(), Path(config.out)
     faces, held_out = (load_faces(config.data, split, config.networks.size) for split in ("train", "val"))
     run = _start(config, device)
-    log = RunLog(out, config.log_every, config.wandb_project, say)
     step, figures = run.restore(out / "state.safetensors") if resume else 0, {}
-
-    while step < config.steps:
-        batch = face_batches.draw_step(faces, run.camera, run.heatmap_net, config, step, device)
-        figures = _train_step(step, batch, run, config)
-        run.ema.update(run.networks, step)
-        log.step(step, figures)
-        step += 1
-        timed_out = (time.monotonic() - began) / 60 > max_minutes
-        if step % config.save_every == 0 or step == config.steps or timed_out:
-            run.save(out / "state.safetensors", config, step)
-            save_face_networks(
-                out / "face.safetensors", run.ema.module, {"steps": step, "batch_size": config.batch_size}
-            )
-            _save_samples(out / "samples.png", held_out, run, config, device)
-        if timed_out:
-            say(f"stopped after {max_minutes:g} minutes at step {step} of {config.steps}; go on with --resume")
-            break
-    log.close()
+    with closing(RunLog(out, config.log_every, config.wandb_project, say)) as log:
+        while step < config.steps:
+            batch = face_batches.draw_step(faces, run.camera, run.heatmap_net, config, step, device)
+            figures = _train_step(step, batch, run, config)
+            run.ema.update(run.networks, step)
+            log.step(step, figures)
+            step += 1
+            timed_out = (time.monotonic() - began) / 60 > max_minutes
+            if step % config.save_every == 0 or step == config.steps or timed_out:
+                run.save(out / "state.safetensors", config, step)
+                save_face_networks(
+                    out / "face.safetensors", run.ema.module, {"steps": step, "batch_size": config.batch_size}
+                )
+                _save_samples(out / "samples.png", held_out, run, config, device)
+            if timed_out:
+                say(f"stopped after {max_minutes:g} minutes at step {step} of {config.steps}; go on with --resume")
+                break
     return figures
 
 

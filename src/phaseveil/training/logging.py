@@ -25,9 +25,9 @@ class RunLog:
     def __init__(self, folder: Path, every: int, wandb_project: str = "", say: Callable[[str], None] = print) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.every, self.say = every, say
-        self._file = (folder / "log.jsonl").open("a")
-        self._board = _tensorboard(folder)
         self._wandb = _wandb(wandb_project, folder) if wandb_project else None
+        self._board = _tensorboard(folder)
+        self._file = (folder / "log.jsonl").open("a")
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._since, self._start = time.monotonic(), time.monotonic()
