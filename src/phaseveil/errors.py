@@ -21,5 +21,9 @@ class DownloadError(PhaseVeilError):
     """A file could not be fetched, or what came is not what was asked for."""
 
 
+class TrainingError(PhaseVeilError):
+    """A training run cannot go on."""
+
+
 class OpticsError(ConfigError):
     """An optical design cannot be simulated as it is sampled."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from phaseveil.losses.adversarial import r1_penalty
 from phaseveil.models.discriminator import Discriminator
 
 DOMAIN = torch.tensor([0, 1, 1, 0])
@@ -55,3 +56,12 @@ def test_gradients_reach_every_parameter_and_the_face(discriminator: Discriminat
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in discriminator.parameters())
     assert face.grad is not None
     assert face.grad.abs().sum() > 0
+
+
+def test_r1_stays_finite_on_equal_faces() -> None:
+    """The spread over the batch is 0 there, where a square root has no slope."""
+    network = Discriminator(size=32, width=4, heatmaps=5, domains=2)
+    face = torch.rand(1, 3, 32, 32).repeat(2, 1, 1, 1).requires_grad_(True)
+    domain = torch.zeros(2, dtype=torch.int64)
+    r1_penalty(network(face, torch.rand(1, 5, 16, 16).repeat(2, 1, 1, 1), domain), face).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())

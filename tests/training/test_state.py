@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from phaseveil.errors import CheckpointError
-from phaseveil.training.state import load_state, save_state, seeded
+from phaseveil.errors import CheckpointError, TrainingError
+from phaseveil.training.state import load_state, require_finite, save_state, seeded
 
 
 def network_and_optimizer(width: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -68,3 +68,9 @@ def test_each_seed_step_and_purpose_has_numbers_of_its_own() -> None:
     drawn = {torch.rand(2, generator=seeded(*key)).sum().item() for key in keys}
     assert len(drawn) == len(keys)
     assert torch.equal(torch.rand(3, generator=seeded(1, 2, 3)), torch.rand(3, generator=seeded(1, 2, 3)))
+
+
+def test_a_diverged_step_is_refused() -> None:
+    require_finite({"landmark": 0.1}, 3)
+    with pytest.raises(TrainingError, match="step 3: r1 not finite"):
+        require_finite({"landmark": 0.1, "r1": float("nan")}, 3)

@@ -36,7 +36,7 @@ class Discriminator(nn.Module):
         features = self.stem(torch.cat([self.unshuffle(face * 2 - 1), heatmap], dim=1))
         for block in self.blocks:
             features = halve(block(features))
-        spread = features.float().std(dim=0, correction=0).mean().to(features.dtype)
+        spread = (features.float().var(dim=0, correction=0) + 1e-8).sqrt().mean().to(features.dtype)
         features = torch.cat([features, spread.expand(len(features), 1, *features.shape[2:])], dim=1)
         features = functional.leaky_relu(self.last(features), 0.2)
         return by_domain(self.heads(features.flatten(1)).float(), domain)

@@ -30,7 +30,7 @@ from phaseveil.optics.propagation import steepest_phase_step
 from phaseveil.training.ema import ModelEMA
 from phaseveil.training.logging import RunLog
 from phaseveil.training.pictures import heatmap_pictures, save_grid, save_optics_figure
-from phaseveil.training.state import load_state, save_state, seeded
+from phaseveil.training.state import load_state, require_finite, save_state, seeded
 
 
 @dataclass
@@ -126,7 +126,9 @@ def train_camera(
     step, figures = run.restore(out / "state.safetensors") if resume else 0, {}
     with closing(RunLog(out, config.log_every, config.wandb_project, say)) as log:
         while step < config.steps:
-            log.step(step, _train_step(step, _augmented(faces, config, step, device), run, config))
+            losses = _train_step(step, _augmented(faces, config, step, device), run, config)
+            require_finite(losses, step)
+            log.step(step, losses)
             run.ema.update(run.network, step)
             step += 1
             timed_out = (time.monotonic() - began) / 60 > max_minutes

@@ -33,7 +33,7 @@ from phaseveil.training.face_batches import FaceStep
 from phaseveil.training.face_losses import FaceLossWeights, cycle_loss, generator_losses, identity_loss
 from phaseveil.training.logging import RunLog
 from phaseveil.training.pictures import heatmap_pictures, save_grid
-from phaseveil.training.state import load_state, save_state, seeded
+from phaseveil.training.state import load_state, require_finite, save_state, seeded
 
 
 @dataclass
@@ -179,6 +179,7 @@ def train_face(
         while step < config.steps:
             batch = face_batches.draw_step(faces, run.camera, run.heatmap_net, config, step, device)
             figures = _train_step(step, batch, run, config)
+            require_finite(figures, step)
             run.ema.update(run.networks, step)
             log.step(step, figures)
             step += 1

@@ -1,5 +1,6 @@
 """Training state on disk: modules, optimisers and counters in one safetensors file, written atomically."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from phaseveil import checkpoint
-from phaseveil.errors import CheckpointError
+from phaseveil.errors import CheckpointError, TrainingError
 
 
 def save_state(
@@ -62,6 +63,20 @@ def load_state(
             )
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     return int(stored.metadata["step"]), stored.metadata["numbers"]
+
+
+def require_finite(figures: Mapping[str, float], step: int) -> None:
+    """Stop a run before its state is overwritten by one that has diverged.
+
+    Raises:
+        TrainingError: A loss of this step is NaN or infinite.
+    """
+    wrong = [name for name, value in figures.items() if not math.isfinite(value)]
+    if wrong:
+        raise TrainingError(
+            f"step {step}: {', '.join(wrong)} not finite; the last saved state is intact, "
+            "go on from it with --resume and a lower learning_rate"
+        )
 
 
 def seeded(seed: int, step: int, purpose: int, device: str | torch.device = "cpu") -> torch.Generator:
