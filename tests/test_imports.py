@@ -22,6 +22,7 @@ LAYERS = (
     ("models",),
     ("data", "optics"),  # these two do not know each other
     ("figures",),
+    ("run_state",),
     ("checkpoint",),
     ("config",),
     ("errors", "progress"),

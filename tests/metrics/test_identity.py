@@ -7,6 +7,7 @@ from phaseveil.errors import ConfigError
 from phaseveil.metrics.identity import (
     DlibRecogniser,
     Pairs,
+    Thresholds,
     area_under_curve,
     bootstrap_over_identities,
     equal_error_rate,
@@ -15,6 +16,7 @@ from phaseveil.metrics.identity import (
     roc_curve,
     similarity,
     threshold_at,
+    thresholds_on,
     verify,
 )
 
@@ -48,6 +50,14 @@ def test_threshold_refuses_a_rate_that_too_few_pairs_can_tell() -> None:
         threshold_at(np.zeros(500), 1e-3)
 
 
+def test_thresholds_tell_the_stricter_rate_only_from_ten_thousand_pairs() -> None:
+    scores = np.arange(10_000.0)
+    strict = thresholds_on(scores)
+    assert strict.fmr_1e4 is not None
+    assert [(scores >= level).sum() for level in (strict.fmr_1e3, strict.fmr_1e4)] == [10, 1]
+    assert thresholds_on(scores[:5000]).fmr_1e4 is None
+
+
 def test_area_under_curve_agrees_with_scikit_learn() -> None:
     genuine, impostor = (np.round(values, 1) for values in scores(1.0))  # rounded, so that ties occur
     expected = roc_auc_score(np.repeat([1, 0], [len(genuine), len(impostor)]), np.concatenate([genuine, impostor]))
@@ -68,25 +78,31 @@ def test_roc_curve_runs_from_corner_to_corner() -> None:
 
 
 def test_verification_of_chance_and_of_perfection() -> None:
-    chance = verify(pairs(0.0), threshold_at(pairs(0.0).impostor, 0.01), fmr=0.01, replicates=20)
-    perfect = verify(pairs(50.0), threshold=25.0, fmr=0.01, replicates=20)
+    chance = verify(pairs(0.0), thresholds_on(pairs(0.0).impostor), replicates=20)
+    perfect = verify(pairs(50.0), Thresholds(25.0, 30.0), replicates=20)
     assert chance.auc.value == pytest.approx(0.5, abs=0.03)
-    assert chance.tar.value == pytest.approx(0.01, abs=0.01)
-    assert (perfect.tar.value, perfect.auc.value, perfect.eer, perfect.fmr) == (1, 1, 0, 0)
+    assert chance.tar.value == pytest.approx(0.001, abs=0.005)
+    assert chance.tar_1e4 is None
+    assert (perfect.tar.value, perfect.auc.value, perfect.eer.value, perfect.fmr) == (1, 1, 0, 0)
+    assert perfect.tar_1e4 is not None
+    assert perfect.tar_1e4.value == 1
 
 
 def test_verification_fixes_one_threshold_and_refits_another() -> None:
     far = pairs(2.0)
-    result = verify(far, threshold=1e6, fmr=0.01, replicates=20)
+    result = verify(far, Thresholds(1e6, None), replicates=20)
     assert (result.tar.value, result.fmr) == (0, 0)
-    assert result.tar_refitted.value > 0.2
+    assert result.tar_refitted is not None
+    assert result.tar_refitted.value > 0.1
+    assert result.eer.low <= result.eer.value <= result.eer.high
+    assert result.eer.value == pytest.approx(equal_error_rate(far.genuine, far.impostor), abs=1e-12)
     assert result.auc.value == pytest.approx(area_under_curve(far.genuine, far.impostor), abs=1e-12)
     assert (result.genuine_pairs, result.impostor_pairs) == (far.same.sum(), (~far.same).sum())
 
 
 def test_verification_needs_both_kinds_of_pairs() -> None:
     with pytest.raises(ConfigError, match="genuine and impostor"):
-        verify(Pairs(np.zeros(3), np.ones(3, bool), np.zeros((3, 2), np.int64)), threshold=0.0)
+        verify(Pairs(np.zeros(3), np.ones(3, bool), np.zeros((3, 2), np.int64)), Thresholds(0.0, None))
 
 
 def test_bootstrap_repeats_with_its_seed_and_holds_the_value() -> None:
@@ -112,7 +128,9 @@ def test_bootstrap_draws_identities_and_not_pairs() -> None:
 def test_rank_one_finds_the_nearest() -> None:
     gallery = np.eye(4)
     probes = gallery[[0, 1, 2, 2]] + 0.1
-    assert rank_one(probes, gallery, [0, 1, 2, 3], [0, 1, 2, 3]) == 0.75
+    found = rank_one(probes, gallery, [0, 1, 2, 3], [0, 1, 2, 3])
+    assert found.value == 0.75
+    assert found.low < 0.75 < found.high
     assert rank_one_by_chance([0, 1], [0, 1, 1, 2]) == pytest.approx((0.25 + 0.5) / 2)
 
 

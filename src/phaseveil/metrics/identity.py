@@ -22,7 +22,13 @@ Integers = NDArray[np.int64]
 
 
 class Recogniser(Protocol):
-    """Turns faces into vectors that are near for the same person."""
+    """Turns faces into vectors that are near for the same person.
+
+    Attributes:
+        name: What reports call it.
+    """
+
+    name: str
 
     def embed(self, images: Sequence[ImageArray], landmarks: ArrayLike) -> Floats:
         """Embeddings of faces whose landmarks are known.
@@ -43,12 +49,17 @@ class DlibRecogniser:
     Args:
         device: Where the network runs.
         batch_size: Chips at a time.
+        network: The network, such as one that an attacker trained further; dlib's own where ``None``.
 
     Raises:
         ConfigError: The packages ``dlib-bin`` or ``face_recognition_models`` are missing.
     """
 
-    def __init__(self, device: str | torch.device = "cpu", batch_size: int = 64) -> None:
+    name = "dlib"
+
+    def __init__(
+        self, device: str | torch.device = "cpu", batch_size: int = 64, network: DlibResNet | None = None
+    ) -> None:
         if importlib.util.find_spec("dlib") is None:
             raise ConfigError("this needs the package dlib-bin; install 'phaseveil[eval]'")
         import dlib
@@ -56,7 +67,7 @@ class DlibRecogniser:
         self._dlib = dlib
         self._batch_size = batch_size
         self._device = device
-        self._network = DlibResNet().to(device)
+        self._network = (network or DlibResNet()).to(device).eval()
 
     @torch.inference_mode()
     def embed(self, images: Sequence[ImageArray], landmarks: ArrayLike) -> Floats:
@@ -115,43 +126,66 @@ class Pairs(NamedTuple):
         return self.scores[~self.same]
 
 
+class Thresholds(NamedTuple):
+    """Similarities from which a pair is accepted, fixed beforehand on clean impostor pairs.
+
+    Attributes:
+        fmr_1e3: At a false-match rate of 1e-3.
+        fmr_1e4: At 1e-4; ``None`` where there were too few pairs (fewer than 10,000) to tell.
+    """
+
+    fmr_1e3: float
+    fmr_1e4: float | None
+
+
+def thresholds_on(impostor: ArrayLike) -> Thresholds:
+    """Thresholds from the similarities of impostor pairs.
+
+    Raises:
+        ConfigError: Fewer than 1,000 pairs.
+    """
+    scores = np.asarray(impostor, dtype=np.float64)
+    return Thresholds(threshold_at(scores, 1e-3), threshold_at(scores, 1e-4) if len(scores) >= 10_000 else None)
+
+
 @dataclass(frozen=True)
 class Verification:
     """How well scores link two images of a person.
 
     Attributes:
-        threshold: Similarity from which a pair is accepted; fixed beforehand, on clean impostor pairs.
-        tar: True-accept rate at ``threshold``, 0 to 1, with its interval over identities.
-        fmr: False-match rate that ``threshold`` has on these pairs.
-        tar_refitted: True-accept rate at the same nominal false-match rate when the attacker fits the threshold to
-            these very impostors; never flattering where everything moves away from the clean embeddings.
+        thresholds: As they were fixed beforehand.
+        tar: True-accept rate at the threshold of FMR 1e-3, 0 to 1, with its interval over identities.
+        tar_1e4: The same at FMR 1e-4; ``None`` where that threshold could not be told.
+        fmr: False-match rate that the threshold of FMR 1e-3 has on these pairs.
+        tar_refitted: True-accept rate at FMR 1e-3 when the attacker fits the threshold to these very impostors; never
+            flattering where everything moves away from the clean embeddings. ``None`` for fewer than 1,000 of them.
         auc: Area under the ROC curve, 0.5 for chance, with its interval.
-        eer: Equal error rate, 0.5 for chance.
+        eer: Equal error rate, 0.5 for chance, with its interval.
         mean_genuine: Mean similarity of genuine pairs.
         mean_impostor: Mean similarity of impostor pairs.
         genuine_pairs: How many.
         impostor_pairs: How many.
     """
 
-    threshold: float
+    thresholds: Thresholds
     tar: Interval
+    tar_1e4: Interval | None
     fmr: float
-    tar_refitted: Interval
+    tar_refitted: Interval | None
     auc: Interval
-    eer: float
+    eer: Interval
     mean_genuine: float
     mean_impostor: float
     genuine_pairs: int
     impostor_pairs: int
 
 
-def verify(pairs: Pairs, threshold: float, fmr: float = 1e-3, replicates: int = 200, seed: int = 0) -> Verification:
-    """Score verification at a threshold that was fixed on clean impostor pairs.
+def verify(pairs: Pairs, thresholds: Thresholds, replicates: int = 200, seed: int = 0) -> Verification:
+    """Score verification at thresholds that were fixed on clean impostor pairs.
 
     Args:
         pairs: Comparisons, at least one genuine and one impostor.
-        threshold: From :func:`threshold_at`.
-        fmr: Nominal false-match rate, for the refitted threshold.
+        thresholds: From :func:`thresholds_on`.
         replicates: Bootstrap replicates.
         seed: Of the bootstrap.
 
@@ -160,25 +194,32 @@ def verify(pairs: Pairs, threshold: float, fmr: float = 1e-3, replicates: int = 
     """
     if not pairs.same.any() or pairs.same.all():
         raise ConfigError("verification needs genuine and impostor pairs; give more identities")
-    refitted = threshold_at(pairs.impostor, fmr)
+    enough = len(pairs.impostor) >= 1000
+    levels = {
+        "tar": thresholds.fmr_1e3,
+        "tar_1e4": thresholds.fmr_1e4,
+        "tar_refitted": threshold_at(pairs.impostor, 1e-3) if enough else None,
+    }
+    curve = _curve_of(pairs.scores, pairs.same)
+    fixed = {name: level for name, level in levels.items() if level is not None}
 
     def statistics(weights: Floats) -> Floats:
-        return np.array(
-            [
-                _weighted_share(pairs, threshold, weights),
-                _weighted_share(pairs, refitted, weights),
-                _weighted_auc(pairs, weights),
-            ]
-        )
+        shares = [_weighted_share(pairs, level, weights) for level in fixed.values()]
+        rates = curve(weights)
+        return np.array([*shares, _area(*rates), _crossing(*rates)])
 
-    tar, tar_refitted, auc = bootstrap_over_identities(statistics, pairs, replicates, seed)
+    *shares, auc, eer = bootstrap_over_identities(statistics, pairs, replicates, seed)
+    tars: dict[str, Interval | None] = dict.fromkeys(levels)
+    tars |= dict(zip(fixed, shares, strict=True))
+    assert tars["tar"] is not None
     return Verification(
-        threshold=threshold,
-        tar=tar,
-        fmr=float((pairs.impostor >= threshold).mean()),
-        tar_refitted=tar_refitted,
+        thresholds=thresholds,
+        tar=tars["tar"],
+        tar_1e4=tars["tar_1e4"],
+        fmr=float((pairs.impostor >= thresholds.fmr_1e3).mean()),
+        tar_refitted=tars["tar_refitted"],
         auc=auc,
-        eer=equal_error_rate(pairs.genuine, pairs.impostor),
+        eer=eer,
         mean_genuine=float(pairs.genuine.mean()),
         mean_impostor=float(pairs.impostor.mean()),
         genuine_pairs=len(pairs.genuine),
@@ -205,43 +246,80 @@ def threshold_at(impostor: ArrayLike, fmr: float) -> float:
 
 def area_under_curve(genuine: ArrayLike, impostor: ArrayLike) -> float:
     """Probability that a genuine pair scores above an impostor pair, ties counting half (Mann-Whitney)."""
-    ours = np.asarray(genuine, dtype=np.float64)
-    theirs = np.sort(np.asarray(impostor, dtype=np.float64))
-    below = np.searchsorted(theirs, ours, side="left") + np.searchsorted(theirs, ours, side="right")
-    return float(below.mean() / (2 * len(theirs)))
+    return _area(*roc_curve(genuine, impostor))
 
 
 def equal_error_rate(genuine: ArrayLike, impostor: ArrayLike) -> float:
     """Error rate where false matches and false non-matches are equally frequent, interpolated on the ROC curve."""
-    false_match, true_accept = roc_curve(genuine, impostor)
-    gap = false_match - (1 - true_accept)  # rises from -1 to 1
-    after = int(np.argmax(gap >= 0))
-    step = gap[after] - gap[after - 1]
-    share = -gap[after - 1] / step
-    return float(false_match[after - 1] + share * (false_match[after] - false_match[after - 1]))
+    return _crossing(*roc_curve(genuine, impostor))
 
 
 def roc_curve(genuine: ArrayLike, impostor: ArrayLike) -> tuple[Floats, Floats]:
     """False-match and true-accept rates over all thresholds, from (0, 0) to (1, 1)."""
-    ours, theirs = np.sort(np.asarray(genuine, float)), np.sort(np.asarray(impostor, float))
-    thresholds = np.unique(np.concatenate([ours, theirs]))[::-1]
-    accepted = [1 - np.searchsorted(scores, thresholds, side="left") / len(scores) for scores in (theirs, ours)]
-    return np.concatenate([[0.0], accepted[0]]), np.concatenate([[0.0], accepted[1]])
+    ours, theirs = np.asarray(genuine, dtype=np.float64), np.asarray(impostor, dtype=np.float64)
+    scores, same = np.concatenate([ours, theirs]), np.repeat([True, False], [len(ours), len(theirs)])
+    return _curve_of(scores, same)(np.ones(len(scores)))
 
 
-def rank_one(probes: Floats, gallery: Floats, probe_identities: ArrayLike, gallery_identities: ArrayLike) -> float:
-    """Share of probes whose most similar gallery entry is the same person.
+def _curve_of(scores: Floats, same: NDArray[np.bool_]) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """ROC curve of scores as a function of the pairs' weights; the sorting is done once."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of each group of equal scores
+    ours = same[order]
+
+    def rates(weights: Floats) -> tuple[Floats, Floats]:
+        sorted_weights = weights[order]
+        accepted = [np.append(0.0, np.cumsum(sorted_weights * side)[last]) for side in (~ours, ours)]
+        with np.errstate(invalid="ignore"):  # no pair of a kind was drawn: NaN
+            return accepted[0] / accepted[0][-1], accepted[1] / accepted[1][-1]
+
+    return rates
+
+
+def _area(false_match: Floats, true_accept: Floats) -> float:
+    return float(np.diff(false_match) @ (true_accept[1:] + true_accept[:-1]) / 2)
+
+
+def _crossing(false_match: Floats, true_accept: Floats) -> float:
+    """Where the curve meets the line from (0, 1) to (1, 0)."""
+    gap = false_match - (1 - true_accept)  # rises from -1 to 1
+    if np.isnan(gap).any():
+        return float("nan")
+    after = int(np.argmax(gap >= 0))
+    share = -gap[after - 1] / (gap[after] - gap[after - 1])
+    return float(false_match[after - 1] + share * (false_match[after] - false_match[after - 1]))
+
+
+def rank_one(
+    probes: Floats,
+    gallery: Floats,
+    probe_identities: ArrayLike,
+    gallery_identities: ArrayLike,
+    replicates: int = 200,
+    seed: int = 0,
+) -> Interval:
+    """Share of probes whose most similar gallery entry is the same person, with its interval over persons.
 
     Args:
         probes: Embeddings ``(P, D)``.
         gallery: Embeddings ``(G, D)``.
         probe_identities: Shape ``(P,)``.
         gallery_identities: Shape ``(G,)``.
+        replicates: Bootstrap replicates; the gallery stays as it is.
+        seed: Of the bootstrap.
     """
     # |p - g|² = |p|² + |g|² - 2 p·g, the first term being the same for the whole row.
     distance = (gallery**2).sum(axis=1)[None, :] - 2 * probes @ gallery.T
-    named = np.asarray(gallery_identities)[distance.argmin(axis=1)]
-    return float((named == np.asarray(probe_identities)).mean())
+    persons = np.asarray(probe_identities)
+    hits = (np.asarray(gallery_identities)[distance.argmin(axis=1)] == persons).astype(np.float64)
+    _, index = np.unique(persons, return_inverse=True)
+    generator, count = np.random.default_rng(seed), int(index.max()) + 1
+    drawn = []
+    for _ in range(replicates):
+        weights = np.bincount(generator.integers(count, size=count), minlength=count)[index]
+        drawn.append((hits * weights).sum() / weights.sum())
+    low, high = np.percentile(drawn, [2.5, 97.5]) if drawn else (hits.mean(), hits.mean())
+    return Interval(float(hits.mean()), float(low), float(high))
 
 
 def rank_one_by_chance(probe_identities: ArrayLike, gallery_identities: ArrayLike) -> float:
@@ -285,14 +363,3 @@ def _weighted_share(pairs: Pairs, threshold: float, weights: Floats) -> float:
     """Share of genuine pairs at or above a threshold."""
     genuine = weights[pairs.same]
     return float(genuine[pairs.genuine >= threshold].sum() / genuine.sum()) if genuine.any() else float("nan")
-
-
-def _weighted_auc(pairs: Pairs, weights: Floats) -> float:
-    """:func:`area_under_curve` with a weight for each pair."""
-    theirs, their_weights = pairs.impostor, weights[~pairs.same]
-    order = np.argsort(theirs)
-    cumulated = np.concatenate([[0.0], np.cumsum(their_weights[order])])
-    ours, our_weights = pairs.genuine, weights[pairs.same]
-    below = sum(cumulated[np.searchsorted(theirs[order], ours, side=side)] for side in ("left", "right"))
-    total = 2 * our_weights.sum() * cumulated[-1]
-    return float(our_weights @ below / total) if total > 0 else float("nan")

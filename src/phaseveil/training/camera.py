@@ -27,10 +27,10 @@ from phaseveil.models.blocks import to_channels_last
 from phaseveil.models.heatmap import HeatmapConfig, HeatmapNet, load_heatmap_net, save_heatmap_net
 from phaseveil.optics.camera import Camera, PhaseMaskCamera, build_camera, load_camera, save_camera
 from phaseveil.optics.propagation import steepest_phase_step
+from phaseveil.run_state import load_state, require_finite, save_state, seeded
 from phaseveil.training.ema import ModelEMA
 from phaseveil.training.logging import RunLog
 from phaseveil.training.pictures import heatmap_pictures, save_grid, save_optics_figure
-from phaseveil.training.state import load_state, require_finite, save_state, seeded
 
 
 @dataclass

@@ -27,13 +27,13 @@ from phaseveil.models.discriminator import Discriminator
 from phaseveil.models.face import FaceConfig, FaceNetworks, load_face_networks, save_face_networks
 from phaseveil.models.heatmap import HeatmapNet, load_heatmap_net
 from phaseveil.optics.camera import Camera, load_camera
+from phaseveil.run_state import load_state, require_finite, save_state, seeded
 from phaseveil.training import face_batches
 from phaseveil.training.ema import ModelEMA
 from phaseveil.training.face_batches import FaceStep
 from phaseveil.training.face_losses import FaceLossWeights, cycle_loss, generator_losses, identity_loss
 from phaseveil.training.logging import RunLog
 from phaseveil.training.pictures import heatmap_pictures, save_grid
-from phaseveil.training.state import load_state, require_finite, save_state, seeded
 
 
 @dataclass

@@ -12,7 +12,7 @@ from phaseveil.data.transforms import random_colour, random_mirror
 from phaseveil.models.face import FaceNetworks
 from phaseveil.models.heatmap import HeatmapNet
 from phaseveil.optics.camera import Camera
-from phaseveil.training.state import seeded
+from phaseveil.run_state import seeded
 
 if TYPE_CHECKING:
     from phaseveil.training.face import FaceTraining

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from phaseveil.errors import CheckpointError, TrainingError
-from phaseveil.training.state import load_state, require_finite, save_state, seeded
+from phaseveil.run_state import load_state, require_finite, save_state, seeded
 
 
 def network_and_optimizer(width: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -57,10 +57,10 @@ def test_an_optimiser_of_more_parameters_is_refused(tmp_path: Path) -> None:
         load_state(tmp_path / "state.safetensors", {"net": network}, {"adam": fewer})
 
 
-def test_weights_of_another_kind_are_no_state(tmp_path: Path, heatmap_file: Path) -> None:
+def test_weights_of_another_kind_are_no_state(tiny_weights: Path) -> None:
     network, optimizer = network_and_optimizer()
     with pytest.raises(CheckpointError, match="holds 'heatmap' weights, but 'training' weights are needed"):
-        load_state(heatmap_file, {"net": network}, {"adam": optimizer})
+        load_state(tiny_weights / "heatmap.safetensors", {"net": network}, {"adam": optimizer})
 
 
 def test_each_seed_step_and_purpose_has_numbers_of_its_own() -> None:
