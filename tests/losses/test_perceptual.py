@@ -1,8 +1,10 @@
+import os
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from phaseveil.errors import CheckpointError
@@ -150,3 +152,29 @@ def test_refuses_an_incomplete_set_of_weights() -> None:
     del state["lin4.weight"]
     with pytest.raises(CheckpointError, match=r"lin4\.weight"):
         LPIPS(state)
+
+
+def test_embedding_is_the_activations_brought_to_unit_length(alex: LPIPS) -> None:
+    frames = images()[0]
+    raw, unit = alex.activations(frames), alex.embed(frames)
+    assert alex.channels == tuple(level.shape[1] for level in raw) == (64, 192, 384, 256, 256)
+    assert all(level.min() == 0 for level in raw)
+    for one, other in zip(raw, unit, strict=True):
+        assert torch.allclose(other, one / one.norm(dim=1, keepdim=True).clamp_min(1e-6), atol=1e-3)
+
+
+@pytest.mark.skipif("PHASEVEIL_PERCEPTUAL" not in os.environ, reason="PHASEVEIL_PERCEPTUAL does not name lpips_alex")
+def test_agrees_with_the_authors_package() -> None:
+    lpips = pytest.importorskip("lpips", reason="needs the package lpips, and torchvision with it")
+    path = os.environ["PHASEVEIL_PERCEPTUAL"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchvision's, of the way lpips calls it
+        theirs = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)  # heads from the package, no trunk fetched
+    trunk = {name.removeprefix("features."): value for name, value in load_file(path).items() if "features" in name}
+    for index, layer in ((name, child) for part in theirs.net.children() for name, child in part.named_children()):
+        if isinstance(layer, nn.Conv2d):
+            layer.load_state_dict({key: trunk[f"{index}.{key}"] for key in ("weight", "bias")})
+    first, second = images(4, size=128)
+    with torch.no_grad():
+        expected = theirs(first, second, normalize=True).flatten()
+        assert torch.allclose(LPIPS(path)(first, second), expected, rtol=1e-4)

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from phaseveil.errors import ConfigError
 from phaseveil.metrics.identity import (
@@ -154,3 +156,23 @@ def test_recogniser_with_oracle_alignment_knows_a_face_after_mild_blur(
 def test_recogniser_takes_no_images() -> None:
     pytest.importorskip("dlib")
     assert DlibRecogniser().embed([], np.empty((0, 68, 2))).shape == (0, 128)
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 15])
+@pytest.mark.parametrize("shift", [-0.5, 0.0, 1.0, 3.0])
+def test_curve_area_and_equal_error_rate_agree_with_scikit_learn(shift: float, decimals: int) -> None:
+    """Rounded scores tie within and across the kinds; below 0, genuine pairs score lower."""
+    genuine, impostor = (np.round(values, decimals) for values in scores(shift, count=300))
+    labels = np.repeat([1, 0], [len(genuine), len(impostor)])
+    both = np.concatenate([genuine, impostor])
+    false_match, true_accept, _ = sklearn_roc_curve(labels, both, drop_intermediate=False)
+    ours = roc_curve(genuine, impostor)
+    assert ours[0] == pytest.approx(false_match, abs=1e-12)
+    assert ours[1] == pytest.approx(true_accept, abs=1e-12)
+    assert area_under_curve(genuine, impostor) == pytest.approx(roc_auc_score(labels, both), abs=1e-12)
+    # Along the curve's own length, since vertical steps are no function of the false-match rate.
+    length = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(false_match), np.diff(true_accept)))])
+    gap = false_match - (1 - true_accept)
+    crossing = brentq(lambda place: np.interp(place, length, gap), 0, length[-1])
+    expected = np.interp(crossing, length, false_match)
+    assert equal_error_rate(genuine, impostor) == pytest.approx(expected, abs=1e-9)

@@ -17,7 +17,7 @@ from phaseveil.errors import DownloadError, InputError
 
 _DROPBOX = "https://www.dropbox.com/s"
 _TORCH = "https://download.pytorch.org/models"
-_INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
+_INCEPTION = "inception-2015-12-05.pt"
 _TRUNK = "alexnet-owt-7be5be79.pth"
 _HEADS = "lpips_alex_heads.pth"
 _LPIPS = "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1"
@@ -80,14 +80,15 @@ CATALOGUE: dict[str, Package] = {
         ),
     ),
     "inception": Package(
-        title="Inception v3 of the original FID, as torch-fidelity ported it",
-        terms="Apache-2.0",
-        documented_at="https://github.com/toshas/torch-fidelity",
+        title="Inception v3 of the original FID, as NVIDIA ported it to TorchScript",
+        terms="Apache-2.0, as the network it was made from",
+        documented_at="https://github.com/NVlabs/stylegan2-ada-pytorch",
         files=(
             RemoteFile(
-                f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{_INCEPTION}",
+                f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{_INCEPTION}",
                 _INCEPTION,
-                sha256="6726825d",  # the file's name carries the beginning of its digest
+                # NVIDIA states no digest; this is the one that k-diffusion and others verify the file by.
+                sha256="f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
             ),
         ),
     ),

@@ -105,8 +105,13 @@ class LPIPS(nn.Module):
         load_into(self, state, source)
         self.requires_grad_(False).eval()
 
-    def embed(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Unit-normalised activations of the five stages; compute them once for an image that is compared often.
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the five stages' activations; the last one has 256 in AlexNet, 512 in VGG16."""
+        return tuple(stage[-1].channels for stage in self._trunk.stages)
+
+    def activations(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Activations of the five stages after their ReLU, as they are.
 
         Args:
             image: sRGB in [0, 1]. Shape ``(B, 3, H, W)``, sides of at least 32 pixels.
@@ -115,14 +120,18 @@ class LPIPS(nn.Module):
             Five float32 tensors ``(B, C_l, H_l, W_l)``.
         """
         activation = (2 * image - 1 - self.shift) / self.scale
-        embedding = []
+        kept = []
         for stage, pooled in zip(self._trunk.stages, self._trunk.pooled, strict=True):
             if pooled:
                 activation = functional.max_pool2d(activation, *self._trunk.pool)
             for layer in stage:
                 activation = functional.relu(self.features[str(layer.index)](activation))
-            embedding.append(_normalise(activation.float()))
-        return tuple(embedding)
+            kept.append(activation.float())
+        return tuple(kept)
+
+    def embed(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Unit-normalised :meth:`activations`; compute them once for an image that is compared often."""
+        return tuple(_normalise(activation) for activation in self.activations(image))
 
     def distance(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
         """Distance of two embeddings that :meth:`embed` gave. Shape ``(B,)``, 0 for equal images."""
