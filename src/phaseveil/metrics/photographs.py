@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,9 +208,9 @@ def states(files: Sequence[Path]) -> list[str]:
 def _stored(file: Path, digest: str) -> list[NDArray]:
     """What a cache holds for these names, nothing where it is missing, damaged or of other names."""
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
             return list(stored["values"]) if str(stored["digest"]) == digest else []
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return []
 
 
