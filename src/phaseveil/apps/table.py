@@ -40,6 +40,7 @@ class TableRow:
         face_steps: Steps of the face networks; 0 leaves them out.
         stage1: Preset that the heatmap network is trained by.
         stage2: Preset that the face networks are trained by.
+        start: Folder of the weights that every row starts from; the bundled ones where empty.
         seed: Of both.
     """
 
@@ -48,6 +49,7 @@ class TableRow:
     face_steps: int = 300
     stage1: str = "stage1/base"
     stage2: str = "stage2/base"
+    start: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -150,7 +152,7 @@ def train_row(row: TableRow, data: Path, perceptual: Path, out: Path, say: Say) 
         CheckpointError: Weights are missing or the disk is full.
         InputError: The data folder is not a prepared one.
     """
-    bundled = Path(str(resources.files("phaseveil"))) / "weights"
+    start = Path(row.start or Path(str(resources.files("phaseveil"))) / "weights")
     stage1, stage2, weights = out / "stage1", out / "stage2", out / "weights"
     shared = [f"data={data}", f"camera={row.camera}", f"seed={row.seed}"]
     camera = load_config(
@@ -159,7 +161,7 @@ def train_row(row: TableRow, data: Path, perceptual: Path, out: Path, say: Say) 
         [
             *shared,
             f"out={stage1}",
-            f"heatmap={bundled / 'heatmap.safetensors'}",
+            f"heatmap={start / 'heatmap.safetensors'}",
             "mask_share=0",
             f"steps={row.heatmap_steps}",
             "save_every=200",
@@ -177,7 +179,7 @@ def train_row(row: TableRow, data: Path, perceptual: Path, out: Path, say: Say) 
                 f"out={stage2}",
                 f"heatmap={heatmap}",
                 f"perceptual={perceptual}",
-                f"start={bundled / 'face.safetensors'}",
+                f"start={start / 'face.safetensors'}",
                 f"steps={row.face_steps}",
                 "hold=0",
                 "save_every=100",
