@@ -308,8 +308,8 @@ def test_diversity_is_the_mean_over_all_pairs(perceptual: Path) -> None:
     network = LPIPS(perceptual)
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     pairs = [float(network(images[i : i + 1], images[j : j + 1])) for i, j in combinations(range(4), 2)]
-    assert diversity(network, images) == pytest.approx(np.mean(pairs), rel=1e-5)
-    assert diversity(network, images[:1].expand(3, -1, -1, -1)) == pytest.approx(0, abs=1e-6)
+    assert diversity(network, network.embed(images)) == pytest.approx(np.mean(pairs), rel=1e-5)
+    assert diversity(network, network.embed(images[:1].expand(3, -1, -1, -1))) == pytest.approx(0, abs=1e-6)
 
 
 def test_faces_that_no_detector_finds_are_counted(options: Options) -> None:

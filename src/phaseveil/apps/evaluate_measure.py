@@ -20,10 +20,10 @@ from phaseveil.data.datasets import DOMAINS
 from phaseveil.data.image_io import ImageArray, resize, to_array, to_tensor
 from phaseveil.data.landmarks import DlibDetector, LandmarkPredictor, MTCNNDetector
 from phaseveil.figures import colour_heatmap
-from phaseveil.losses.perceptual import LPIPS
+from phaseveil.losses.perceptual import LPIPS, normalise
 from phaseveil.metrics.detection import FRAME, FaceReader, FoundFace, read_by_points, read_by_predictor
 from phaseveil.metrics.expression import PERTURBED, ExpressionReader
-from phaseveil.metrics.fid import Features
+from phaseveil.metrics.fid import AlexNetFeatures, Features
 from phaseveil.metrics.identity import Floats, Recogniser
 from phaseveil.pipeline import PhaseVeil
 
@@ -208,10 +208,9 @@ def reference_styles(pipeline: PhaseVeil, references: Sequence[ImageArray], doma
     return styles
 
 
-def diversity(perceptual: LPIPS, images: Tensor) -> float:
-    """Mean LPIPS over all pairs of some images ``(M, 3, H, W)``, sRGB, 0 to 1; each is embedded once."""
-    levels = perceptual.embed(images)
-    count = len(images)
+def diversity(perceptual: LPIPS, levels: Sequence[Tensor]) -> float:
+    """Mean LPIPS over all pairs of M images, which :meth:`LPIPS.embed` has embedded."""
+    count = len(levels[0])
     distances = [
         perceptual.distance([level[:-step] for level in levels], [level[step:] for level in levels])
         for step in range(1, count)
@@ -238,12 +237,18 @@ def unflatten(numbers: NDArray) -> FoundFace | None:
 def _appearance(instruments: Instruments, faces: dict[str, list[ImageArray]]) -> Row:
     """Diversity of each mode, shape ``(2,)``, and features of all faces, ``(2, M, D)``."""
     row: Row = {}
-    device = "cpu" if instruments.perceptual is None else instruments.perceptual.shift.device
+    perceptual = instruments.perceptual
+    device = "cpu" if perceptual is None else perceptual.shift.device
     images = [torch.stack([to_tensor(face) for face in faces[mode]]).to(device) for mode in MODES]
-    if instruments.perceptual is not None:
-        row["diversity"] = np.array([diversity(instruments.perceptual, part) for part in images])
-    for features in instruments.features:
-        row[features.name] = np.stack([features(part).float().cpu().numpy() for part in images])
+    activations = [] if perceptual is None else [perceptual.activations(part) for part in images]
+    if perceptual is not None:
+        row["diversity"] = np.array([diversity(perceptual, normalise(part)) for part in activations])
+    for network in instruments.features:
+        if activations and isinstance(network, AlexNetFeatures):  # its trunk has seen the images already
+            seen = [network.pooled(part) for part in activations]
+        else:
+            seen = [network(part) for part in images]
+        row[network.name] = np.stack([part.float().cpu().numpy() for part in seen])
     return row
 
 

@@ -131,7 +131,7 @@ class LPIPS(nn.Module):
 
     def embed(self, image: Tensor) -> tuple[Tensor, ...]:
         """Unit-normalised :meth:`activations`; compute them once for an image that is compared often."""
-        return tuple(_normalise(activation) for activation in self.activations(image))
+        return normalise(self.activations(image))
 
     def distance(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
         """Distance of two embeddings that :meth:`embed` gave. Shape ``(B,)``, 0 for equal images."""
@@ -146,9 +146,9 @@ class LPIPS(nn.Module):
         return self.distance(self.embed(first), self.embed(second))
 
 
-def _normalise(activation: Tensor) -> Tensor:
-    """Unit length over the channels; the constant keeps the gradient finite where every channel is 0."""
-    return activation * torch.rsqrt(activation.square().sum(dim=1, keepdim=True) + _EPSILON)
+def normalise(activations: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Unit length over the channels of each ``(B, C, H, W)``; the constant keeps the gradient finite at 0."""
+    return tuple(a * torch.rsqrt(a.square().sum(dim=1, keepdim=True) + _EPSILON) for a in activations)
 
 
 def _read(path: str | Path) -> dict[str, Tensor]:

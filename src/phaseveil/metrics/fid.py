@@ -5,7 +5,7 @@ figures compare only with themselves.
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -71,7 +71,12 @@ class AlexNetFeatures:
         """See :class:`Features`; any ``S``."""
         frames = images.to(self._lpips.shift.device)
         frames = functional.interpolate(frames, (_ALEXNET_SIDE, _ALEXNET_SIDE), mode="bilinear", antialias=True)
-        return self._lpips.activations(frames)[-1].mean(dim=(2, 3))
+        return self.pooled(self._lpips.activations(frames))
+
+    @staticmethod
+    def pooled(activations: Sequence[Tensor]) -> Tensor:
+        """Features from the activations that LPIPS gives of 256-px frames, where those are at hand already."""
+        return activations[-1].mean(dim=(2, 3))
 
 
 class InceptionFeatures:
