@@ -1,0 +1,163 @@
+"""`phaseveil attack`: attack a camera as a determined adversary would, and write a privacy card."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from phaseveil import __version__
+from phaseveil.apps.attack_bench import Bench, Stage
+from phaseveil.apps.attack_card import assemble
+from phaseveil.apps.attack_data import BUDGETS, Budget, embed_photographs, prepare_study
+from phaseveil.apps.attack_front import Card, bundled_points, read_points
+from phaseveil.apps.attack_results import Record, Work, plain, write_json
+from phaseveil.apps.attack_suite import run_attacks
+from phaseveil.apps.attack_target import Target, load_target
+from phaseveil.apps.privacy_card import Column, write_html
+from phaseveil.data.image_io import to_array
+from phaseveil.errors import ConfigError
+from phaseveil.losses.perceptual import LPIPS
+from phaseveil.metrics.onnx_recogniser import load_recogniser
+from phaseveil.metrics.photographs import PairSet, load_pairs
+from phaseveil.optics.camera import load_camera
+from phaseveil.progress import progress
+
+DO_NOT_PUBLISH = "contains photographs from --pairs; do not publish"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to attack and how.
+
+    Attributes:
+        pairs: CSV of pairs, see :func:`phaseveil.metrics.photographs.load_pairs`.
+        out: Folder for the card and for what is kept to resume.
+        budget: How much work; one of :data:`phaseveil.apps.attack_data.BUDGETS` or another.
+        recogniser: ONNX recogniser off the shelf; dlib's where ``None``.
+        perceptual: LPIPS weights; no LPIPS where ``None``.
+        against: Privacy cards of other cameras.
+        seed: Of the split, the draws, the noise and the attackers' training.
+        cache: Folder of landmarks and clear embeddings, which runs may share; inside ``out`` where ``None``.
+        pictures: Whether the card shows test persons.
+    """
+
+    pairs: Path
+    out: Path
+    budget: Budget = BUDGETS["quick"]
+    recogniser: Path | None = None
+    perceptual: Path | None = None
+    against: tuple[Path, ...] = ()
+    seed: int = 0
+    cache: Path | None = None
+    pictures: bool = True
+
+
+def budget_named(name: str) -> Budget:
+    """A budget by its name.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    if name not in BUDGETS:
+        raise ConfigError(f"--budget {name}: unknown; choose from {', '.join(BUDGETS)}")
+    return BUDGETS[name]
+
+
+def attack(
+    camera: str, weights: Path | None, options: Options, say: Callable[[str], None], stage: Stage = progress
+) -> Card:
+    """Attack a camera and write ``privacy_card.json`` and ``privacy_card.html`` to ``options.out``.
+
+    An interrupted run goes on when it is called again, and gives the same figures.
+
+    Args:
+        camera: Name or file, see :func:`phaseveil.optics.camera.load_camera`.
+        weights: Folder with the ``heatmap.safetensors`` (and ``face.safetensors``) that were trained with the camera;
+            the bundled ones for ``learned`` where ``None``, none for others.
+        options: How.
+        say: Told what the user should know.
+        stage: Shows progress.
+
+    Returns:
+        The card, as the JSON file holds it.
+
+    Raises:
+        InputError: The pairs, a photograph or another card cannot be used, or ``options.out`` cannot be written.
+        ConfigError: No such camera; too few pairs; a package is missing.
+        CheckpointError: Weights are missing, damaged or do not fit.
+        TrainingError: An attacker's training diverged.
+    """
+    return attack_target(load_target(camera, load_camera(camera), weights), options, say, stage)
+
+
+def attack_target(target: Target, options: Options, say: Callable[[str], None], stage: Stage = progress) -> Card:
+    """:func:`attack` on a camera that is built already, with its networks."""
+    others = [*bundled_points(), *read_points(options.against)]
+    perceptual = LPIPS(options.perceptual) if options.perceptual is not None else None
+    recogniser, key = load_recogniser(options.recogniser), _recogniser_key(options.recogniser)
+    cache = options.cache if options.cache is not None else options.out / "cache"
+    with stage("landmarks") as report:
+        photographs = load_pairs(options.pairs, cache, report)
+    with stage("clear embeddings") as report:
+        clear = embed_photographs(photographs, recogniser, key, cache, report)
+    study = prepare_study(photographs, clear, target.size, options.budget, options.seed)
+    settings = _settings(target, options, recogniser.name, key)
+    work = Work(options.out / "work" / _fingerprint(settings, target, photographs))
+    bench = Bench(study, target, options.budget, recogniser, perceptual, work)
+    records = run_attacks(bench, stage)
+    card = assemble(bench, records, settings, others, options.pictures)
+    write_json(options.out / "privacy_card.json", card)
+    write_html(options.out / "privacy_card.html", card, _columns(bench, records) if options.pictures else [])
+    if options.pictures:
+        say(f"{options.out / 'privacy_card.html'}: {DO_NOT_PUBLISH}")
+    return card
+
+
+def _settings(target: Target, options: Options, recogniser: str, key: str) -> Record:
+    """What the figures depend on, as plain values."""
+    settings: Record = plain(
+        {
+            "budget": dataclasses.asdict(options.budget),
+            "seed": options.seed,
+            "pairs": {"file": options.pairs.name, "digest": _digest(options.pairs)},
+            "recogniser": {"name": recogniser, "digest": key},
+            "perceptual": None if options.perceptual is None else _digest(options.perceptual),
+            "networks": {"heatmap": target.heatmap_net is not None, "face": target.pipeline is not None},
+        }
+    )
+    return settings
+
+
+def _fingerprint(settings: Record, target: Target, photographs: PairSet) -> str:
+    """Names a run: changes with anything that its figures depend on."""
+    root_free = [f"{file.parent.name}/{file.name}|{file.stat().st_size}" for file in photographs.files]
+    text = json.dumps([__version__, settings, target.digest(), root_free], sort_keys=True)
+    checksum = hashlib.sha256(text.encode())
+    checksum.update(np.ascontiguousarray(photographs.landmarks).tobytes())
+    return checksum.hexdigest()[:16]
+
+
+def _recogniser_key(path: Path | None) -> str:
+    """Changes when the off-the-shelf recogniser does."""
+    return "dlib" if path is None else f"{_digest(path)}-{_digest(path.with_suffix('.yaml'))}"
+
+
+def _digest(path: Path) -> str:
+    """Checksum of a file that has been read before."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _columns(bench: Bench, records: list[Record]) -> list[Column]:
+    """Pictures of the test persons: source, acquisition, each recovery, heatmap, generated face."""
+    scenes = [to_array(scene) for scene in bench.scenes[bench.shown]]
+    columns = [Column("source", "clear photograph", scenes)]
+    for record in records:
+        if not record["nominal"] or record["code"] == "A4":
+            continue
+        pictures = bench.work.arrays(record["step"])[f"{record['key']}/pictures"]
+        columns.append(Column(record["artefact"], f"{record['code']} {record['title']}", list(pictures)))
+    return columns

@@ -1,0 +1,403 @@
+"""Attack A1: deconvolution of acquisitions with a known point spread function, tuned by the attacker.
+
+All methods work in linear light on the camera's own model: a scene continued beyond the frame by its border pixels is
+convolved linearly, and only the frame is seen. That model is a linear map of the frame onto itself, so nothing has to
+be guessed about the borders. Images are batches ``(B, 3, S, S)``, sRGB, 0 to 1, on any device; each is restored by
+itself, whatever batch it comes in.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from phaseveil.errors import ConfigError, InputError
+from phaseveil.optics.psf import fast_fft_size, optical_transfer_function
+from phaseveil.optics.sensor import linear_to_srgb, srgb_to_linear
+
+MOST_WIENER_ITERATIONS = 320
+TV_ITERATIONS = 25
+_PENALTY = 80.0  # ADMM's penalty over the TV weight: gradients are soft-thresholded at 1/80 of white
+_COMPLETION_NOISE = 0.1  # noise-to-signal ratio of the estimate that completes an acquisition for TV
+_DARKEST = 1e-6  # light, share of white; divisions stop there
+_TINY = 1e-30
+
+Restore = Callable[[Tensor, Tensor, float], Tensor]
+Score = Callable[[Tensor], float]
+
+
+@dataclass(frozen=True)
+class Blur:
+    r"""The camera's optics as the attacker models them: :math:`A = R\,F^{-1} H F\,E`, a linear map of S × S frames.
+
+    E continues the scene onto a periodic grid of P pixels: by its border pixels as far as the PSF reaches into the
+    frame, then by a smooth passage to the opposite border. H is the transfer function, R cuts out the frame.
+
+    Attributes:
+        transfer: H. Shape ``(3, P, P // 2 + 1)``, complex.
+        power: ``|H|²``. Same shape.
+        extension: E along one axis; the frame's pixels come first. Shape ``(P, S)``.
+    """
+
+    transfer: Tensor
+    power: Tensor
+    extension: Tensor
+
+    @classmethod
+    def of(cls, psf: Tensor, size: int) -> "Blur":
+        """The model for frames of ``size`` pixels.
+
+        Args:
+            psf: Unit sum per channel, centred. Shape ``(3, K, K)``, K odd.
+            size: S.
+
+        Raises:
+            ConfigError: Not such a PSF.
+        """
+        support = psf.shape[-1]
+        if psf.shape != (3, support, support) or support % 2 == 0:
+            raise ConfigError(f"deconvolution: a PSF has the shape (3, K, K), K odd, got {tuple(psf.shape)}")
+        if not torch.allclose(psf.sum(dim=(-2, -1)), psf.new_ones(3), atol=1e-3):
+            raise ConfigError("deconvolution: each channel of a PSF must sum to 1; normalise it")
+        margin = support // 2
+        grid = fast_fft_size(size + 2 * margin + max(8, margin // 2))
+        psf = psf.detach().float()
+        transfer = optical_transfer_function(psf, grid)
+        power = transfer.real.square() + transfer.imag.square()
+        return cls(transfer, power, _extension(size, grid, margin).to(psf.device))
+
+    @property
+    def grid(self) -> int:
+        """P."""
+        return self.extension.shape[0]
+
+    @property
+    def size(self) -> int:
+        """S."""
+        return self.extension.shape[1]
+
+    def spectrum(self, light: Tensor) -> Tensor:
+        """Half-plane spectrum of frames continued onto the grid. ``(B, 3, S, S)`` → ``(B, 3, P, P // 2 + 1)``."""
+        return torch.fft.rfft2(self.extension @ light @ self.extension.mT)
+
+    def spectrum_adjoint(self, spectrum: Tensor) -> Tensor:
+        """Adjoint of :meth:`spectrum`, but for the transform's factor P²."""
+        return self.extension.mT @ self.on_grid(spectrum) @ self.extension
+
+    def on_grid(self, spectrum: Tensor) -> Tensor:
+        """Inverse transform. ``(B, 3, P, P // 2 + 1)`` → ``(B, 3, P, P)``."""
+        return torch.fft.irfft2(spectrum, s=(self.grid, self.grid))
+
+    def crop(self, grid: Tensor) -> Tensor:
+        """R. ``(B, 3, P, P)`` → ``(B, 3, S, S)``."""
+        return grid[..., : self.size, : self.size]
+
+    def pad(self, frame: Tensor) -> Tensor:
+        """R's adjoint: zeros beyond the frame."""
+        surplus = self.grid - self.size
+        return functional.pad(frame, (0, surplus, 0, surplus))
+
+    def forward(self, light: Tensor) -> Tensor:
+        """A: what the optics make of linear light. Shape ``(B, 3, S, S)``, kept."""
+        return self.crop(self.on_grid(self.spectrum(light) * self.transfer))
+
+    def adjoint(self, frame: Tensor) -> Tensor:
+        """A's adjoint. Shape ``(B, 3, S, S)``, kept."""
+        return self.spectrum_adjoint(torch.fft.rfft2(self.pad(frame)) * self.transfer.conj())
+
+
+def wiener(acquisition: Tensor, psf: Tensor, noise_to_signal: float) -> Tensor:
+    r"""Wiener's estimate: least mean square error for white noise and a natural scene, power spectrum 1/f².
+
+    .. math:: (A^T A + E^T F^{-1} K F E)\,x = A^T y, \qquad K = \mathrm{noise\_to\_signal}\,(f/f_N)^2
+
+    On an endless frame that is Wiener's filter :math:`H^* / (|H|^2 + K)` (Wiener 1949; Gonzalez and Woods, *Digital
+    Image Processing*, section 5.8; 1/f²: Field 1987, J. Opt. Soc. Am. A 4, 2379). On the real one, of which the
+    blur carries light in and out, it is solved by conjugate gradients, preconditioned with the endless frame's inverse.
+
+    Args:
+        acquisition: sRGB, 0 to 1. Shape ``(B, 3, S, S)``.
+        psf: Unit sum per channel. Shape ``(3, K, K)``, K odd.
+        noise_to_signal: Power of the noise over that of the scene at the Nyquist frequency f_N, above 0.
+
+    Returns:
+        Restored scene, sRGB, 0 to 1. Shape ``(B, 3, S, S)``.
+
+    Raises:
+        InputError: The acquisition is not such a batch.
+        ConfigError: Not such a PSF, or an impossible parameter.
+    """
+    light, blur = _observed(acquisition, psf, noise_to_signal)
+    return _image(_wiener_light(light, blur, noise_to_signal))
+
+
+def richardson_lucy(acquisition: Tensor, psf: Tensor, iterations: float) -> Tensor:
+    r"""Richardson-Lucy: towards the most likely scene under shot noise; stopping early is the regularisation.
+
+    .. math:: x \leftarrow x \cdot A^T(y / A x) \,/\, A^T 1
+
+    Richardson 1972, J. Opt. Soc. Am. 62, 55; Lucy 1974, Astron. J. 79, 745. The division by :math:`A^T 1` accounts
+    for light that never reached the frame (Bertero and Boccacci 2005, Astron. Astrophys. 437, 369). Each step starts
+    from an extrapolation of the last two (Biggs and Andrews 1997, Applied Optics 36, 1766): 40 do the work of 300.
+
+    Args:
+        acquisition: sRGB, 0 to 1. Shape ``(B, 3, S, S)``.
+        psf: Unit sum per channel. Shape ``(3, K, K)``, K odd.
+        iterations: At least 1; rounded.
+
+    Returns:
+        Restored scene, sRGB, 0 to 1. Shape ``(B, 3, S, S)``.
+
+    Raises:
+        InputError: The acquisition is not such a batch.
+        ConfigError: Not such a PSF, or an impossible parameter.
+    """
+    light, blur = _observed(acquisition, psf, iterations)
+    sensitivity = blur.adjoint(torch.ones_like(light[:1])).clamp_min(_DARKEST)
+    scene = ahead = light.clamp_min(1e-3)  # a factor never moves a zero
+    move = torch.zeros_like(scene)
+    for _ in range(max(1, round(iterations))):
+        ratio = light / blur.forward(ahead).clamp_min(_DARKEST)
+        previous, scene = scene, ahead * (blur.adjoint(ratio) / sensitivity).clamp_min(0)
+        previous_move, move = move, scene - ahead
+        reach = _inner(move, previous_move) / _inner(previous_move, previous_move).clamp_min(_TINY)
+        ahead = (scene + reach.clamp(0, 1) * (scene - previous)).clamp_min(0)
+    return _image(scene)
+
+
+def tv_admm(acquisition: Tensor, psf: Tensor, weight: float, iterations: int = TV_ITERATIONS) -> Tensor:
+    r"""Total variation, isotropic and joint over the colours, by the alternating direction method of multipliers.
+
+    .. math:: \min_x \tfrac12 |H x - y|^2 + \mathrm{weight} \sum_i \Big(\sum_{c} |\nabla x_{c,i}|^2\Big)^{1/2}
+
+    Rudin, Osher and Fatemi 1992, Physica D 60, 259; colours: Bresson and Chan 2008, Inverse Problems and Imaging 2,
+    455; splitting: Wang, Yang, Yin and Zhang 2008, SIAM J. Imaging Sci. 1, 248, as ADMM in Boyd et al. 2011, section
+    6.4. Each step is one division in the Fourier domain and one soft threshold. What lies beyond the frame is first
+    completed by blurring Wiener's estimate of the scene.
+
+    Args:
+        acquisition: sRGB, 0 to 1. Shape ``(B, 3, S, S)``.
+        psf: Unit sum per channel. Shape ``(3, K, K)``, K odd.
+        weight: Of the total variation, linear light, above 0.
+        iterations: Of ADMM.
+
+    Returns:
+        Restored scene, sRGB, 0 to 1. Shape ``(B, 3, S, S)``.
+
+    Raises:
+        InputError: The acquisition is not such a batch.
+        ConfigError: Not such a PSF, or an impossible parameter.
+    """
+    light, blur = _observed(acquisition, psf, weight)
+    observed = _completed(light, blur)
+    penalty = weight * _PENALTY
+    seen = torch.fft.rfft2(observed) * blur.transfer.conj()
+    denominator = blur.power + penalty * _laplacian(blur.grid, light.device)
+    split, dual = _gradient(observed), torch.zeros(2, *observed.shape, device=light.device)
+    scene = observed
+    for _ in range(iterations):
+        pulled = torch.fft.rfft2(_gradient_adjoint(split - dual))
+        scene = blur.on_grid((seen + penalty * pulled) / denominator)
+        slope = _gradient(scene)
+        split = _shrink(slope + dual, 1 / _PENALTY)
+        dual = dual + slope - split
+    return _image(blur.crop(scene))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A deconvolution with one parameter to tune.
+
+    Attributes:
+        restore: Takes acquisition, PSF and parameter, as :func:`wiener` does.
+        parameter: What the parameter is called.
+        candidates: Values to try first, rising.
+        limits: Lowest and highest value worth trying.
+    """
+
+    restore: Restore
+    parameter: str
+    candidates: tuple[float, ...]
+    limits: tuple[float, float]
+
+
+METHODS: dict[str, Method] = {
+    "wiener": Method(wiener, "noise_to_signal", (3e-3, 3e-2, 3e-1), (1e-6, 1e3)),
+    "richardson-lucy": Method(richardson_lucy, "iterations", (5, 20, 80), (1, 160)),
+    "tv": Method(tv_admm, "weight", (1e-5, 1e-4, 1e-3), (1e-8, 1.0)),
+}
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Outcome of :func:`tune`.
+
+    Attributes:
+        parameter: The best value.
+        score: What it scored.
+        tried: Score of every value, in rising order.
+    """
+
+    parameter: float
+    score: float
+    tried: dict[float, float]
+
+
+def tune(method: Method, acquisitions: Tensor, psf: Tensor, score: Score, batch_size: int = 32) -> Tuned:
+    """The parameter with which a method restores the attacker's own acquisitions best.
+
+    A coarse grid of rising values, continued in its own ratio while the best lies at an end, then the geometric means
+    of the best and both its neighbours. Deterministic; the first of equal values wins.
+
+    Args:
+        method: One of :data:`METHODS`.
+        acquisitions: The attacker's own. Shape ``(N, 3, S, S)``, sRGB, 0 to 1.
+        psf: What the attacker takes for the PSF. Shape ``(3, K, K)``.
+        score: Of the restored images ``(N, 3, S, S)``; larger is better.
+        batch_size: Images restored at a time.
+
+    Raises:
+        ConfigError: The score of some parameter is not a finite number.
+    """
+    tried: dict[float, float] = {}
+
+    def attempt(value: float) -> None:
+        if value not in tried:
+            restored = [method.restore(batch, psf, value) for batch in acquisitions.split(batch_size)]
+            tried[value] = float(score(torch.cat(restored)))
+            if not math.isfinite(tried[value]):
+                raise ConfigError(f"tuning: the score at {method.parameter} {value:g} is not finite; mend the score")
+
+    for value in method.candidates:
+        attempt(value)
+    while (further := _beyond(method, tried)) is not None:
+        attempt(further)
+    values, best = sorted(tried), _best(tried)
+    place = values.index(best)
+    for neighbour in values[max(0, place - 1) : place] + values[place + 1 : place + 2]:
+        attempt(_rounded(method, math.sqrt(best * neighbour)))
+    best = _best(tried)
+    return Tuned(best, tried[best], dict(sorted(tried.items())))
+
+
+def _best(tried: dict[float, float]) -> float:
+    return max(tried, key=lambda value: tried[value])
+
+
+def _beyond(method: Method, tried: dict[float, float]) -> float | None:
+    """The next value beyond the end of the grid that the best lies at; ``None`` where it lies inside or at a limit."""
+    values, best = sorted(tried), _best(tried)
+    if best == values[0]:
+        further = max(best * values[0] / values[1], method.limits[0])
+    elif best == values[-1]:
+        further = min(best * values[-1] / values[-2], method.limits[1])
+    else:
+        return None
+    return further if (further := _rounded(method, further)) not in tried else None
+
+
+def _rounded(method: Method, value: float) -> float:
+    """Counts are whole; other values keep three digits."""
+    return float(round(value)) if method.parameter == "iterations" else float(f"{value:.3g}")
+
+
+def _observed(acquisition: Tensor, psf: Tensor, parameter: float) -> tuple[Tensor, Blur]:
+    """Linear light of an acquisition, and the model of its blur."""
+    if acquisition.ndim != 4 or acquisition.shape[1] != 3 or acquisition.shape[-1] != acquisition.shape[-2]:
+        raise InputError(f"deconvolution takes batches (B, 3, S, S) of square frames, got {tuple(acquisition.shape)}")
+    if not parameter > 0:
+        raise ConfigError(f"deconvolution: the parameter must be above 0, got {parameter:g}")
+    return srgb_to_linear(acquisition.float()), Blur.of(psf.to(acquisition.device), acquisition.shape[-1])
+
+
+def _image(light: Tensor) -> Tensor:
+    """sRGB of linear light, 0 to 1; the second clamp removes the curve's rounding at black."""
+    return linear_to_srgb(light.clamp(0, 1)).clamp(0, 1)
+
+
+def _extension(size: int, grid: int, margin: int) -> Tensor:
+    """E along one axis. Shape ``(grid, size)``; rows sum to 1."""
+    place = torch.arange(grid, dtype=torch.float32)
+    passage = ((place - (size - 1) - margin) / (grid - size + 1 - 2 * margin)).clamp(0, 1)
+    share = passage.square() * (3 - 2 * passage)  # 0 where the last pixel goes on, 1 where the first does
+    matrix = torch.zeros(grid, size)
+    matrix[:size] = torch.eye(size)
+    matrix[size:, -1] += 1 - share[size:]
+    matrix[size:, 0] += share[size:]
+    return matrix
+
+
+def _wiener_light(light: Tensor, blur: Blur, noise_to_signal: float) -> Tensor:
+    """Wiener's estimate in linear light, by preconditioned conjugate gradients (Nocedal and Wright, algorithm 5.3)."""
+    prior = noise_to_signal * sum((2 * along).square() for along in _frequencies(blur.grid, light.device))
+    inverse = 1 / (blur.power + prior)
+
+    def normal(scene: Tensor) -> Tensor:
+        spectrum = blur.spectrum(scene)
+        seen = blur.pad(blur.crop(blur.on_grid(spectrum * blur.transfer)))
+        return blur.spectrum_adjoint(torch.fft.rfft2(seen) * blur.transfer.conj() + prior * spectrum)
+
+    def precondition(residual: Tensor) -> Tensor:
+        return blur.crop(blur.on_grid(torch.fft.rfft2(blur.pad(residual)) * inverse))
+
+    scene = light
+    residual = blur.adjoint(light) - normal(scene)
+    step = precondition(residual)
+    direction, gain = step, _inner(residual, step)
+    for _ in range(_wiener_iterations(noise_to_signal)):
+        image = normal(direction)
+        length = gain / _inner(direction, image).clamp_min(_TINY)
+        scene = scene + length * direction
+        residual = residual - length * image
+        step = precondition(residual)
+        new_gain = _inner(residual, step)
+        direction = step + new_gain / gain.clamp_min(_TINY) * direction
+        gain = new_gain
+    return scene
+
+
+def _wiener_iterations(noise_to_signal: float) -> int:
+    """Steps until the estimate stands to about 0.1 dB: they grow as the root of the system's condition number."""
+    return min(round(10 + 3 / math.sqrt(noise_to_signal)), MOST_WIENER_ITERATIONS)
+
+
+def _inner(first: Tensor, second: Tensor) -> Tensor:
+    """Inner product of each image. Shape ``(B, 1, 1, 1)``."""
+    return (first * second).sum(dim=(1, 2, 3), keepdim=True)
+
+
+def _completed(light: Tensor, blur: Blur) -> Tensor:
+    """The acquisition on the periodic grid: as seen inside the frame, blurred from an estimate beyond it."""
+    estimate = _wiener_light(light, blur, _COMPLETION_NOISE).clamp(0, 1)
+    completed = blur.on_grid(blur.spectrum(estimate) * blur.transfer)
+    completed[..., : blur.size, : blur.size] = light
+    return completed
+
+
+def _frequencies(grid: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cycles per pixel of a half-plane spectrum. Shapes ``(P, 1)`` and ``(1, P // 2 + 1)``."""
+    return torch.fft.fftfreq(grid, device=device)[:, None], torch.fft.rfftfreq(grid, device=device)[None, :]
+
+
+def _laplacian(grid: int, device: torch.device) -> Tensor:
+    """Spectrum of the gradient's adjoint times the gradient, at least 0. Shape ``(P, P // 2 + 1)``."""
+    along_y, along_x = _frequencies(grid, device)
+    return 4 * (torch.sin(math.pi * along_y).square() + torch.sin(math.pi * along_x).square())
+
+
+def _gradient(image: Tensor) -> Tensor:
+    """Periodic forward differences along x and y. Shape ``(2, *image.shape)``."""
+    return torch.stack([torch.roll(image, -1, -1) - image, torch.roll(image, -1, -2) - image])
+
+
+def _gradient_adjoint(slope: Tensor) -> Tensor:
+    return torch.roll(slope[0], 1, -1) - slope[0] + torch.roll(slope[1], 1, -2) - slope[1]
+
+
+def _shrink(slope: Tensor, threshold: float) -> Tensor:
+    """Shorten each pixel's gradient, over directions and colours together, by ``threshold``; at most to 0."""
+    length = slope.square().sum(dim=(0, 2), keepdim=True).sqrt()
+    return slope * (1 - threshold / length.clamp_min(_DARKEST)).clamp_min(0)

@@ -1,0 +1,248 @@
+"""The whole suite on small lists of drawn people: what is there must be found, and nothing where nothing is."""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from phaseveil import PhaseVeil
+from phaseveil.apps.attack import Options, attack, attack_target, budget_named
+from phaseveil.apps.attack_data import Budget
+from phaseveil.apps.attack_target import Target, load_target
+from phaseveil.attacks.deconvolution import METHODS
+from phaseveil.attacks.inversion import InversionConfig
+from phaseveil.attacks.recognition import RecogniserConfig
+from phaseveil.data.image_io import read_image, resize, to_array, to_tensor, write_png
+from phaseveil.data.transforms import JitterConfig, random_colour, random_similarity
+from phaseveil.errors import ConfigError, InputError
+from phaseveil.optics.camera import Camera, CameraConfig, build_camera
+from phaseveil.optics.sensor import SensorConfig
+from phaseveil.progress import Report
+
+pytest.importorskip("dlib", reason="needs the extra 'eval'")
+
+CROPS = Path(__file__).parents[2] / "examples" / "crops"
+PERSONS = 68  # half of them give 34 * 33 > 1000 impostor pairs
+TINY = Budget(
+    "tiny",
+    probes=34,
+    impostors=2000,
+    tuning=4,
+    captures=2,
+    sweep=("wiener",),
+    trained_on=("acquisition", "heatmap"),
+    inversion=InversionConfig(steps=4, batch_size=2, width=8, identity_faces=0, save_every=2),
+    recogniser=RecogniserConfig(steps=3, persons=2, photographs=2, learning_rate=1e-6, save_every=2),
+    pictures=2,
+)
+CHEAP = dataclasses.replace(TINY, sweep=(), trained_on=("acquisition",))
+
+
+class GreyCamera(Camera):
+    """A lens cap: grey whatever is before it, but for the sensor's noise."""
+
+    def blur(self, light: Tensor) -> Tensor:
+        return torch.full_like(light, 0.2)
+
+    def psf(self, size: int) -> Tensor:
+        return build_camera(CameraConfig(kind="gaussian")).psf(size)
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two photographs, jittered, of each of 68 people that the bundled generator draws; a list of their pairs."""
+    folder, pipeline = tmp_path_factory.mktemp("people"), PhaseVeil.from_pretrained()
+    scenes = torch.stack([to_tensor(resize(read_image(crop), 128)) for crop in sorted(CROPS.glob("*.png"))])
+    poses = pipeline.acquire(scenes, range(len(scenes)))
+    for person in range(PERSONS):
+        face = pipeline.redraw(poses[person % len(poses)][None], pipeline.latent_styles([person])).face
+        noise = torch.Generator().manual_seed(person)
+        faces, _ = random_similarity(face.repeat(2, 1, 1, 1), torch.zeros(2, 68, 2), JitterConfig(), noise)
+        for number, image in enumerate(random_colour(faces, JitterConfig(), noise)):
+            write_png(folder / f"p{person:02}" / f"{number}.png", resize(to_array(image), 256))
+    rows = [
+        (f"p{i:02}/0.png", f"p{(i + k) % PERSONS:02}/1.png", int(k == 0)) for i in range(PERSONS) for k in range(17)
+    ]
+    with (folder / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("first", "second", "same"), *rows])
+    return folder / "pairs.csv"
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_iterations() -> Iterator[None]:
+    """Richardson-Lucy may take 320 iterations an image; 20 are enough here."""
+    with pytest.MonkeyPatch.context() as patch:
+        fewer = dataclasses.replace(METHODS["richardson-lucy"], candidates=(5, 20), limits=(5, 20))
+        patch.setitem(METHODS, "richardson-lucy", fewer)
+        yield
+
+
+@contextmanager
+def silent(_: str) -> Iterator[Report]:
+    yield lambda done, total: None
+
+
+@pytest.fixture(scope="module")
+def run(people: Path, cache: Path) -> Callable[..., dict[str, Any]]:
+    """Attack a target with a budget; returns the card."""
+
+    def attack_it(target: Target, out: Path, budget: Budget = TINY, stage: Any = silent, **more: Any) -> dict[str, Any]:
+        return attack_target(target, Options(people, out, budget, cache=cache, **more), lambda _: None, stage)
+
+    return attack_it
+
+
+@pytest.fixture(scope="module")
+def clear_lens(run: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The card of a clear lens, and its folder."""
+    out = tmp_path_factory.mktemp("clear")
+    return out, run(Target("clear", build_camera(CameraConfig())), out, CHEAP)
+
+
+def aucs(card: dict[str, Any]) -> dict[str, float]:
+    return {attack["key"]: attack["another"]["auc"]["value"] for attack in card["attacks"]}
+
+
+def test_behind_a_clear_lens_every_attack_reaches_the_upper_bound(clear_lens: tuple[Path, Any]) -> None:
+    card = clear_lens[1]
+    bound = card["upper_bound"]["another"]["auc"]["value"]
+    assert bound > 0.9
+    found = aucs(card)
+    assert {key[:2] for key in found} == {"A0", "A1", "A2", "A3", "A4"}
+    assert min(found.values()) > bound - 0.03, found
+    strongest = card["headline"]["strongest"]
+    assert strongest["auc"]["value"] == max(found.values())
+    assert strongest["tar"]["value"] > 0.9 * card["upper_bound"]["another"]["tar"]["value"]
+
+
+def test_wiener_undoes_a_mild_blur(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    quiet = SensorConfig(full_well=1e6, bits=14)
+    blur = build_camera(CameraConfig(kind="gaussian", gaussian_sigma=2 / 128, sensor=quiet))
+    card = run(Target("mild", blur), tmp_path, dataclasses.replace(CHEAP, trained_on=()))
+    attacks = {attack["key"]: attack for attack in card["attacks"]}
+    blurred, restored = attacks["A0-acquisition"], attacks["A1-wiener"]
+    clear = card["upper_bound"]["another"]["tar"]["value"]
+    assert restored["another"]["tar"]["value"] >= max(0.9 * clear, blurred["another"]["tar"]["value"])
+    assert restored["itself"]["mean_genuine"] > blurred["itself"]["mean_genuine"] + 0.1
+    assert restored["quality"]["psnr"] > blurred["quality"]["psnr"] + 2
+
+
+def test_nothing_is_found_in_uniform_grey(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    learned = load_target("learned", build_camera(CameraConfig()), None)
+    grey = GreyCamera(CameraConfig())
+    pipeline = PhaseVeil(grey, learned.heatmap_net, learned.pipeline.networks)
+    card = run(Target("grey", grey, 128, learned.heatmap_net, pipeline), tmp_path)
+    found = aucs(card)
+    assert {attack["artefact"] for attack in card["attacks"]} == {"acquisition", "recovered", "heatmap", "generated"}
+    assert len(found) == 17
+    assert all(abs(value - 0.5) < 0.05 for value in found.values()), found
+    assert card["camera"]["landmark_error"]["value"] > 0.05
+
+
+class Interrupted(Exception):
+    """Stands for a user who presses Ctrl-C."""
+
+
+def test_an_interrupted_attack_goes_on_with_the_same_figures(
+    run: Callable[..., dict[str, Any]], clear_lens: tuple[Path, Any], tmp_path: Path
+) -> None:
+    target, begun = Target("clear", build_camera(CameraConfig())), []
+
+    @contextmanager
+    def stopping(name: str) -> Iterator[Report]:
+        def report(done: int, total: int | None) -> None:
+            if name == "attack A3-inversion" and done == 3:
+                raise Interrupted
+
+        begun.append(name)
+        yield report
+
+    with pytest.raises(Interrupted):
+        run(target, tmp_path, CHEAP, stopping)
+    assert not (tmp_path / "privacy_card.json").exists()
+    work = next((tmp_path / "work").iterdir())
+    assert (work / "A3-inversion.safetensors").exists()
+    assert not (work / "A3-inversion.json").exists()
+    finished = {file: file.stat().st_mtime_ns for file in work.glob("A0*.json")}
+    card = run(target, tmp_path, CHEAP)
+    assert {file: file.stat().st_mtime_ns for file in finished} == finished
+    assert timeless(card) == timeless(clear_lens[1])
+    assert timeless(json.loads((tmp_path / "privacy_card.json").read_text())) == timeless(card)
+
+
+def timeless(card: dict[str, Any]) -> dict[str, Any]:
+    """A card without the seconds."""
+    attacks = [{name: value for name, value in attack.items() if name != "seconds"} for attack in card["attacks"]]
+    return {**card, "seconds": None, "attacks": attacks}
+
+
+def test_a_card_says_all_that_it_rests_on(clear_lens: tuple[Path, Any]) -> None:
+    out, card = clear_lens
+    assert json.loads((out / "privacy_card.json").read_text()) == card
+    sample = card["sample"]
+    assert (sample["persons"], sample["attacker_persons"], sample["probes"]) == (PERSONS, 34, 34)
+    assert (sample["genuine_pairs"], sample["impostor_pairs"]) == (34, 34 * 33)
+    assert card["thresholds"]["fmr_1e4"] is None  # fewer than 10,000 clean impostor pairs
+    assert card["camera"]["landmark_error"] is None
+    assert {entry["what"] for entry in card["not_measured"]} >= {"LPIPS", "generated face", "landmark error, heatmap"}
+    by_key = {attack["key"]: attack for attack in card["attacks"]}
+    assert by_key["A4-acquisition-acquired"]["itself"] is None
+    assert by_key["A4-acquisition-acquired"]["thresholds_refitted"]
+    assert by_key["A4-acquisition-clear"]["itself"]["auc"]["value"] > 0.9
+    assert not by_key["A3-inversion"]["thresholds_refitted"]
+    assert all(attack["seconds"] > 0 for attack in card["attacks"])
+    page = (out / "privacy_card.html").read_text("utf-8")
+    assert "do not publish" in page
+    assert page.count("data:image/png") == 2 * 8  # two persons: source, acquisition, three A1, two A2, A3
+
+
+def test_other_settings_reuse_nothing_and_pictures_can_be_left_out(
+    run: Callable[..., dict[str, Any]], clear_lens: tuple[Path, Any]
+) -> None:
+    out, card = clear_lens
+    said: list[str] = []
+    again = run(Target("clear", build_camera(CameraConfig())), out, CHEAP, pictures=False)
+    assert timeless(again) == timeless(card) | {"contains_photographs": False}
+    assert len(list((out / "work").iterdir())) == 1
+    assert "data:image/png" not in (out / "privacy_card.html").read_text("utf-8")
+    assert not said
+    other = Target("clear", build_camera(CameraConfig(sensor=SensorConfig(bits=11))))
+
+    def stop(name: str) -> Any:
+        if name.startswith("attack"):
+            raise Interrupted(name)
+        return silent(name)
+
+    with pytest.raises(Interrupted, match="A0-acquisition"):  # the first step is not there yet
+        run(other, out, CHEAP, stop)
+
+
+def test_a_point_of_another_card_is_drawn(run: Callable[..., dict[str, Any]], clear_lens: tuple[Path, Any]) -> None:
+    out, card = clear_lens
+    against = (out / "privacy_card.json",)
+    again = run(Target("clear", build_camera(CameraConfig())), out, CHEAP, against=against)
+    assert again["front"]["points"][-1]["auc"] == card["headline"]["strongest"]["auc"]
+    assert again["front"]["points"][-1]["differs"] == []
+    assert "landmark error of this camera was not measured" in again["front"]["equal_error"]["gaussian"]["reason"]
+
+
+def test_mistakes_are_told_in_a_line(people: Path, cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--budget endless: unknown; choose from quick, full"):
+        budget_named("endless")
+    options = Options(people, tmp_path, against=(tmp_path / "none.json",), cache=cache)
+    with pytest.raises(InputError, match=r"none\.json: cannot be read as JSON"):
+        attack("identity", None, options, print, silent)
+    with pytest.raises(ConfigError, match="no such config file or preset"):
+        attack("pinhole", None, options, print, silent)
