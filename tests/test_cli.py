@@ -31,6 +31,9 @@ COMMANDS = [
     ["train"],
     ["train", "camera"],
     ["train", "face"],
+    ["evaluate"],
+    ["attack"],
+    ["table1"],
 ]
 
 
@@ -325,3 +328,90 @@ def test_training_gets_its_settings(run: Any, monkeypatch: pytest.MonkeyPatch, s
     assert (config.steps, config.seed, resume, minutes, device) == (7, 3, True, 1.5, "cpu")
     assert json.loads(outcome.out) == {"loss": 0.5}
     assert outcome.err == "step 1\n"
+
+
+@pytest.fixture
+def domains(face_crop: np.ndarray, tmp_path: Path) -> Path:
+    """Three crops of each domain, as ``evaluate`` wants them."""
+    for domain in ("female", "male"):
+        for number in range(3):
+            write_png(tmp_path / "faces" / domain / f"{number}.png", np.roll(face_crop, number, axis=1))
+    return tmp_path / "faces"
+
+
+def test_evaluate_writes_its_record_and_prints_the_tables(
+    run: Any, domains: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    given = ("--sources", domains, "--references", domains, "--weights", tiny_weights, "--outputs", "3", "--limit", "2")
+    table = run("evaluate", *given, "--json", tmp_path / "record.json")
+    assert table.code == 0, table.err
+    assert "LPIPS" in table.out
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["samples"]["sources"] == {"female": 1, "male": 1}
+    assert record["missing"]["modes.latent.LPIPS"].endswith("give --perceptual")
+    again = run("evaluate", *given, "--json", tmp_path / "record.json", "--markdown")
+    assert "| FD (dlib) |" in again.out
+    figures = json.loads((tmp_path / "record.json").read_text())
+    assert {**figures, "seconds": None} == {**record, "seconds": None}
+
+
+def test_evaluate_says_what_it_lacks(run: Any, domains: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    given = ("--references", domains, "--json", tmp_path / "record.json", "--weights", tiny_weights)
+    few = run("evaluate", "--sources", domains, *given)
+    assert_one_error(few, "3 images, at least 10 are needed")
+    no_folders = run("evaluate", "--sources", domains / "male", *given, "--outputs", "3")
+    assert_one_error(no_folders, "needs subfolders female and male")
+    missing = run("evaluate", "--sources", domains, *given, "--outputs", "3", "--perceptual", tmp_path / "none")
+    assert_one_error(missing, "phaseveil download perceptual")
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_attack_gets_its_settings_and_prints_the_headline(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def attack(camera: str, weights: Path | None, options: Any, say: Any) -> dict[str, Any]:
+        seen.append((camera, weights, options))
+        return {"schema": "card"}
+
+    monkeypatch.setattr("phaseveil.apps.attack.attack", attack)
+    monkeypatch.setattr("phaseveil.apps.attack_card.summary", lambda card, folder: [card["schema"], str(folder)])
+    given = ("attack", "--camera", "gaussian", "--pairs", "pairs.csv", "--out", tmp_path, "--no-pictures")
+    outcome = run(*given, "--against", "a.json", "--against", "b.json", "--seed", "3", "--budget", "full")
+    assert (outcome.code, outcome.out) == (0, f"card\n{tmp_path}\n")
+    camera, weights, options = seen[0]
+    assert (camera, weights, options.seed, options.budget.name, options.pictures) == (
+        "gaussian",
+        None,
+        3,
+        "full",
+        False,
+    )
+    assert options.against == (Path("a.json"), Path("b.json"))
+    assert json.loads(run(*given, "--json").out) == {"schema": "card"}
+
+
+def test_attack_says_what_it_lacks(run: Any, tmp_path: Path) -> None:
+    assert_one_error(run("attack", "--pairs", tmp_path / "none.csv", "--out", tmp_path), "cannot be read as CSV")
+    assert_one_error(
+        run("attack", "--camera", "pinhole", "--pairs", tmp_path / "none.csv", "--out", tmp_path),
+        "no such config file or preset",
+    )
+    assert_one_error(run("attack", "--budget", "endless", "--pairs", "p.csv", "--out", tmp_path), "endless")
+
+
+def test_table1_hands_its_rows_on(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def make_table(rows: Any, data: Path, options: Any, out: Path, stage: Any, say: Any) -> str:
+        seen.append((rows, options))
+        return "| camera |"
+
+    monkeypatch.setattr("phaseveil.apps.table.make_table", make_table)
+    given = ("--data", "d", "--sources", "s", "--references", "r", "--perceptual", "p", "--out", tmp_path)
+    assert run("table1", *given).out == "| camera |\n"
+    run("table1", *given, "--row", "gaussian", "--row", "front/gaussian-24", "--set", "heatmap_steps=7")
+    assert list(seen[0][0]) == ["learned", "low-resolution", "gaussian", "defocus"]
+    assert {name: row.heatmap_steps for name, row in seen[1][0].items()} == {"gaussian": 7, "gaussian-24": 7}
+    assert_one_error(run("table1", *given, "--row", "pinhole"), "no such config file or preset")

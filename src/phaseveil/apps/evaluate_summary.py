@@ -67,9 +67,11 @@ def gather(shards: Iterable[Row], landmarks: Floats) -> tuple[Row, Figures]:
         done += len(heatmaps)
     rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     found, wanted = seen.of_groups(), taught.of_groups()
+    with np.errstate(divide="ignore", invalid="ignore"):  # one pose alone varies nowhere
+        ratio = found / wanted
     return rows, {
         "heatmap_variance": dict(zip(GROUPS, found.tolist(), strict=True)),
-        "heatmap_variance_over_teacher": dict(zip(GROUPS, (found / wanted).tolist(), strict=True)),
+        "heatmap_variance_over_teacher": dict(zip(GROUPS, ratio.tolist(), strict=True)),
     }
 
 
