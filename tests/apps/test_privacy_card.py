@@ -150,7 +150,7 @@ class Reader(HTMLParser):
         self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        self.text += data + " "
 
 
 def test_the_headline_is_the_strongest_attack_on_what_the_camera_lets_out() -> None:
@@ -183,7 +183,7 @@ def test_the_card_tells_everything_and_fetches_nothing() -> None:
     assert "do not enclose this camera" in text
     assert "measured otherwise (budget)" in text
     assert "17140 clean impostor pairs" in text
-    assert "LPIPS: no weights" in text
+    assert "LPIPS : no weights" in text
     assert page.count("data:image/png") == 12
     assert page.count("data:image/svg+xml;base64") == 3
 

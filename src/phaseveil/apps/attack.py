@@ -14,7 +14,7 @@ from phaseveil.apps.attack_bench import Bench, Stage
 from phaseveil.apps.attack_card import assemble
 from phaseveil.apps.attack_data import BUDGETS, Budget, embed_photographs, prepare_study
 from phaseveil.apps.attack_front import Card, bundled_points, read_points
-from phaseveil.apps.attack_results import Record, Work, plain, write_json
+from phaseveil.apps.attack_results import ARTEFACTS, Record, Work, plain, write_json
 from phaseveil.apps.attack_suite import run_attacks
 from phaseveil.apps.attack_target import Target, load_target
 from phaseveil.apps.privacy_card import Column, write_html
@@ -27,6 +27,7 @@ from phaseveil.optics.camera import load_camera
 from phaseveil.progress import progress
 
 DO_NOT_PUBLISH = "contains photographs from --pairs; do not publish"
+DELETE_WORK = "keeps embeddings and recovered faces to resume from; delete it when the card is done"
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def attack_target(target: Target, options: Options, say: Callable[[str], None], 
     write_html(options.out / "privacy_card.html", card, _columns(bench, records) if options.pictures else [])
     if options.pictures:
         say(f"{options.out / 'privacy_card.html'}: {DO_NOT_PUBLISH}")
+    say(f"{options.out / 'work'}: {DELETE_WORK}")
     return card
 
 
@@ -153,11 +155,12 @@ def _digest(path: Path) -> str:
 
 def _columns(bench: Bench, records: list[Record]) -> list[Column]:
     """Pictures of the test persons: source, acquisition, each recovery, heatmap, generated face."""
-    scenes = [to_array(scene) for scene in bench.scenes[bench.shown]]
-    columns = [Column("source", "clear photograph", scenes)]
-    for record in records:
-        if not record["nominal"] or record["code"] == "A4":
-            continue
-        pictures = bench.work.arrays(record["step"])[f"{record['key']}/pictures"]
-        columns.append(Column(record["artefact"], f"{record['code']} {record['title']}", list(pictures)))
+    columns = [Column("source", "clear photograph", [to_array(scene) for scene in bench.scenes[bench.shown]])]
+    for artefact in ARTEFACTS:
+        for record in records:
+            if record["artefact"] != artefact or not record["nominal"] or record["code"] == "A4":
+                continue
+            pictures = bench.work.arrays(record["step"])[f"{record['key']}/pictures"]
+            caption = f"{record['code']} {record['title']}" if artefact == "recovered" else ""
+            columns.append(Column(artefact, caption, list(pictures)))
     return columns

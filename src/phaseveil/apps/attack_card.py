@@ -21,6 +21,7 @@ REAL = ("acquisition", "recovered")
 """Artefacts of the headline: what the camera lets out, and what can be made of it."""
 
 NO_TRAINED_ON_FACES = "a recogniser trained on generated faces is part of --budget full"
+NO_POINT_SEEN = "no captured point source rises above the sensor's noise"
 ONE_METHOD_SWEPT = "noise and bit depth are swept for Wiener only; --budget full sweeps every method"
 OFF_CENTRE = "low resolution has no single point spread function; deconvolution uses the average over a photosite"
 OTHER_CAMERA = "deconvolution, inversion and recognition by methods other than these; a real sensor in a real lens"
@@ -108,7 +109,7 @@ def assemble(
         "upper_bound": upper_bound(bench.study),
         "attacks": list(records),
         "headline": headline(records),
-        "not_measured": not_measured(bench),
+        "not_measured": not_measured(bench, records),
         "seconds": {record["step"]: record["seconds"] for record in records},
     }
     card["front"] = trade_off(front_point(card), others)
@@ -125,7 +126,7 @@ def headline(records: Sequence[Record]) -> Record:
     }
 
 
-def not_measured(bench: Bench) -> list[dict[str, str]]:
+def not_measured(bench: Bench, records: Sequence[Record]) -> list[dict[str, str]]:
     """What the card leaves open, and the option that fills it."""
     target, budget = bench.target, bench.budget
     missing = []
@@ -137,6 +138,8 @@ def not_measured(bench: Bench) -> list[dict[str, str]]:
         missing.append(("A4 on the generated face", NO_TRAINED_ON_FACES))
     if bench.perceptual is None:
         missing.append(("LPIPS", NO_PERCEPTUAL))
+    if not any(record["key"] == "A2-captured" for record in records):
+        missing.append(("A2 with a captured PSF", NO_POINT_SEEN))
     if len(budget.sweep) < 2:
         missing.append(("sensor sweep of all methods", ONE_METHOD_SWEPT))
     if family_of(target.camera).name == "low-resolution":

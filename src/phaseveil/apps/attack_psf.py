@@ -24,7 +24,7 @@ BITS = (8, 12)
 
 _EXACT = "the exact PSF; tuned on its own photographs"
 _CAPTURED = "a PSF that it estimates from {captures} exposures of point sources"
-_MISTAKEN = "a PSF that is {tolerance:.0%} too wide"
+_MISTAKEN = "a PSF that is {tolerance:.0f} % too wide"
 _POINTS = 13  # purpose of the noise of captured point sources
 
 
@@ -81,17 +81,19 @@ def exact_psf(bench: Bench, method: str, sensor: Sensor, report: Report) -> Find
     )
 
 
-def estimated_psf(bench: Bench, method: str, report: Report) -> Finding:
-    """A2: the PSF is estimated from a handful of captured point sources."""
+def estimated_psf(bench: Bench, method: str, report: Report) -> list[Finding]:
+    """A2: the PSF is estimated from a handful of captured point sources; nothing where none of them can be seen."""
     study, captures = bench.study, bench.budget.captures
     psf = captured_psf(bench.target.camera, study.size, captures, seeded(study.seed, 0, _POINTS))
-    return _approximate(bench, method, psf, "captured", _CAPTURED.format(captures=captures), report)
+    if not psf.isfinite().all():
+        return []
+    return [_approximate(bench, method, psf, "captured", _CAPTURED.format(captures=captures), report)]
 
 
 def wrong_psf(bench: Bench, method: str, report: Report) -> Finding:
     """A2: the PSF is off by a stated tolerance."""
     psf = mistaken_psf(average_psf(bench.target.camera, bench.study.size))
-    return _approximate(bench, method, psf, "mistaken", _MISTAKEN.format(tolerance=TOLERANCE), report)
+    return _approximate(bench, method, psf, "mistaken", _MISTAKEN.format(tolerance=100 * TOLERANCE), report)
 
 
 def _approximate(bench: Bench, method: str, psf: Tensor, key: str, knowledge: str, report: Report) -> Finding:

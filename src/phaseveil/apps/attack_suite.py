@@ -44,7 +44,7 @@ def _steps(bench: Bench, records: Sequence[Record]) -> Iterator[Step]:
         for sensor in sensors if method in bench.budget.sweep else sensors[:1]:
             yield _deconvolution(bench, method, sensor)
     best = _best_method(records)
-    yield Step("A2-captured", lambda report: [known.estimated_psf(bench, best, report)])
+    yield Step("A2-captured", lambda report: known.estimated_psf(bench, best, report))
     yield Step("A2-mistaken", lambda report: [known.wrong_psf(bench, best, report)])
     yield Step("A3-inversion", lambda report: [learned.inversion(bench, report)])
     yield from _trained_recognisers(bench)

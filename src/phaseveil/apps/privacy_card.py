@@ -107,7 +107,7 @@ def meaning(card: Mapping[str, Any]) -> list[str]:
         f"{_plain_percent(found['rank_one']['value'], 1)} of all cases; guessing gives "
         f"{_plain_percent(found['chance'], 1)}.",
         "Every attacker was told where the face's landmarks are, so that a face that no detector finds never counts as "
-        "private. The figures bound these attackers from below: a stronger one may exist.",
+        "private. The figures tell what these attackers reach: a stronger one may exist.",
     ]
 
 
@@ -118,9 +118,10 @@ def picture_uri(picture: ImageArray) -> str:
 
 
 def _plots(card: Mapping[str, Any]) -> Record:
-    """Figures as ``data:`` addresses; the trade-off only where this camera's landmark error is known."""
+    """Figures as ``data:`` addresses; the trade-off only where there are landmark errors to draw it over."""
     plots: Record = {"attacks": _attack_plot(card), "auc": None, "tar": None}
-    if card["front"]["landmark_error"] is not None:
+    drawn = any(point["landmark_error"] for point in card["front"]["points"])
+    if card["front"]["landmark_error"] is not None and drawn:
         plots["auc"] = _trade_off_plot(card, "auc", "AUC of the strongest attack", 0.5)
         plots["tar"] = _trade_off_plot(card, "tar", "TAR of the strongest attack at FMR 1e-3", 0.001)
     return plots
@@ -157,8 +158,7 @@ def _trade_off_plot(card: Mapping[str, Any], name: str, label: str, chance: floa
     axes.axhline(chance, color="#9ca3af", linestyle=":")
     axes.set_xlabel("landmark error, % of the distance of the eye centres")
     axes.set_ylabel(label)
-    if points:
-        axes.legend(fontsize=8)
+    axes.legend(fontsize=8)
     return _figure_uri(figure)
 
 
