@@ -3,13 +3,20 @@ from pathlib import Path
 
 import pytest
 
+from phaseveil.apps.table import TableRow
 from phaseveil.config import from_mapping, load_config, preset_path, to_mapping
 from phaseveil.errors import ConfigError
 from phaseveil.optics.camera import CameraConfig
 from phaseveil.training.camera import CameraTraining
 from phaseveil.training.face import FaceTraining
 
-SCHEMAS = {"camera": CameraConfig, "stage1": CameraTraining, "stage2": FaceTraining}
+SCHEMAS = {
+    "camera": CameraConfig,
+    "front": TableRow,
+    "stage1": CameraTraining,
+    "stage2": FaceTraining,
+    "table1": TableRow,
+}
 CONFIGS = preset_path("camera/portrait").parent.parent
 
 

@@ -98,7 +98,7 @@ def few_iterations() -> Iterator[None]:
             patch.setitem(METHODS, name, dataclasses.replace(METHODS[name], candidates=limits, limits=limits))
         shorter = dataclasses.replace(METHODS["tv"], restore=partial(tv_admm, iterations=5))
         patch.setitem(METHODS, "tv", shorter)
-        patch.setattr(deconvolution, "WIENER_ITERATIONS", 4)
+        patch.setattr(deconvolution, "MOST_WIENER_ITERATIONS", 4)
         yield
 
 
@@ -163,11 +163,12 @@ def test_nothing_is_found_in_uniform_grey(run: Callable[..., dict[str, Any]], tm
     grey = GreyCamera(CameraConfig())
     pipeline = PhaseVeil(grey, learned.heatmap_net, learned.pipeline.networks)
     card = run(Target("grey", grey, 128, learned.heatmap_net, pipeline), tmp_path)
-    found = aucs(card)
     assert {attack["artefact"] for attack in card["attacks"]} == {"acquisition", "recovered", "heatmap", "generated"}
-    assert len(found) == 16
+    assert len(card["attacks"]) == 16
     assert "A2 with a captured PSF" in {entry["what"] for entry in card["not_measured"]}
-    assert all(abs(value - 0.5) < 0.05 for value in found.values()), found
+    for attack in card["attacks"]:  # 34 persons: where scores are not tied, three standard errors are 0.09
+        auc = attack["another"]["auc"]
+        assert abs(auc["value"] - 0.5) < max(0.05, 0.75 * (auc["high"] - auc["low"])), (attack["key"], auc)
     assert card["camera"]["landmark_error"]["value"] > 0.05
 
 

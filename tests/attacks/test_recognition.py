@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional
 
@@ -102,6 +103,21 @@ def test_clear_lens_does_not_spoil_recognition(scenes: np.ndarray, landmarks: Te
     config = replace(TINY, steps=10, centre_share=0.0, save_every=100)
     network = train_recogniser(scenes, landmarks, PERSONS, clear, config, tmp_path / "state.safetensors", quiet)
     assert distance_to_clear(network, to_images(scenes), scenes, landmarks) < 0.3  # strangers: 0.8
+
+
+def test_nothing_is_learned_from_uniform_grey(scenes: np.ndarray, landmarks: Tensor, tmp_path: Path) -> None:
+    def grey(images: Tensor, generator: torch.Generator) -> Tensor:
+        return 0.5 + 0.01 * torch.randn(images.shape, generator=generator)
+
+    config = replace(TINY, steps=8, save_every=100)
+    network = train_recogniser(scenes, landmarks, PERSONS, grey, config, tmp_path / "state.safetensors", quiet)
+    seen = grey(torch.zeros(1000, 3, 48, 48), torch.Generator().manual_seed(1))
+    points = landmarks[:1].expand(50, -1, -1)
+    codes = torch.cat([embed(network, images, points) for images in seen.split(50)])
+    similarity = -squared_distances(codes[:500], codes[500:])  # 500 people who are photographed twice
+    same = torch.eye(500, dtype=torch.bool)
+    auc = roc_auc_score(same.flatten(), similarity.flatten())
+    assert abs(auc - 0.5) < 0.05, auc
 
 
 def test_loss_reaches_every_parameter(scenes: np.ndarray, landmarks: Tensor) -> None:
