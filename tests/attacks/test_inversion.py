@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from phaseveil import checkpoint
+from phaseveil.attacks.attacker import learning_rate_share
 from phaseveil.attacks.inversion import (
     FULL,
     QUICK,
     InversionConfig,
     InversionNet,
     inversion_loss,
-    learning_rate_share,
     restore,
     train_inversion,
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from phaseveil import checkpoint
-from phaseveil.attacks.inversion import embed
+from phaseveil.attacks.attacker import embed
 from phaseveil.attacks.recognition import (
     FULL,
     QUICK,

@@ -14,7 +14,8 @@ from phaseveil.apps.attack_target import (
     view_of_faces,
     view_of_heatmaps,
 )
-from phaseveil.attacks.inversion import Acquire, restore, train_inversion
+from phaseveil.attacks.attacker import Acquire
+from phaseveil.attacks.inversion import restore, train_inversion
 from phaseveil.attacks.recognition import train_recogniser
 from phaseveil.metrics.identity import DlibRecogniser
 from phaseveil.models.heatmap import HeatmapNet

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from phaseveil.apps.attack_data import BATCH, Study
-from phaseveil.attacks.inversion import Acquire
+from phaseveil.attacks.attacker import Acquire
 from phaseveil.config import to_mapping
 from phaseveil.data.heatmaps import normalised_mean_error
 from phaseveil.metrics.identity import Integers, Interval

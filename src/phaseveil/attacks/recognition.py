@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from phaseveil.attacks.inversion import (
+from phaseveil.attacks.attacker import (
     Acquire,
     AttackerFaces,
     attacker_faces,
