@@ -23,6 +23,7 @@ COMMANDS = [
     ["capture"],
     ["camera"],
     ["camera", "info"],
+    ["camera", "check"],
     ["camera", "psf"],
     ["camera", "plot"],
     ["prepare"],
@@ -34,6 +35,7 @@ COMMANDS = [
     ["evaluate"],
     ["attack"],
     ["table1"],
+    ["sweep"],
 ]
 
 
@@ -278,6 +280,16 @@ def test_camera_info(run: Any) -> None:
     assert json.loads(run("camera", "info", "gaussian", "--size", "64", "--json").out)["kind"] == "gaussian"
 
 
+def test_camera_check(run: Any) -> None:
+    outcome = run("camera", "check", "gaussian", "--size", "64")
+    assert outcome.code == 0
+    for line in ("highest secondary peak        none", "RMS radius", "replicates the image          no"):
+        assert line in outcome.out
+    check = json.loads(run("camera", "check", "gaussian", "--size", "64", "--json").out)
+    assert (check["replicates"], check["shifts"], check["shift"]) == (False, False, pytest.approx([0, 0, 0], abs=1e-6))
+    assert_one_error(run("camera", "check", "pinhole"), "no such config file or preset")
+
+
 def test_align(run: Any, astronaut: np.ndarray, tmp_path: Path) -> None:
     write_png(tmp_path / "in/astronaut.png", astronaut)
     outcome = run("align", tmp_path / "in", "--out", tmp_path / "in/out", "--size", "64")
@@ -415,3 +427,31 @@ def test_table1_hands_its_rows_on(run: Any, tmp_path: Path, monkeypatch: pytest.
     assert list(seen[0][0]) == ["learned", "low-resolution", "gaussian", "defocus"]
     assert {name: row.heatmap_steps for name, row in seen[1][0].items()} == {"gaussian": 7, "gaussian-24": 7}
     assert_one_error(run("table1", *given, "--row", "pinhole"), "no such config file or preset")
+
+
+def test_sweep_hands_its_settings_on(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def sweep(config: Any, options: Any, say: Any) -> str:
+        seen.append((config, options))
+        say("learned-0.05: training")
+        return "| camera |"
+
+    monkeypatch.setattr("phaseveil.apps.sweep.sweep", sweep)
+    given = ("--data", "d", "--pairs", "p.csv", "--out", tmp_path)
+    outcome = run("sweep", "front", *given, "--set", "ceilings=[0.05]", "--set", "seed=3", "--cache", "c")
+    assert (outcome.out, outcome.err) == ("| camera |\n", "learned-0.05: training\n")
+    config, options = seen[0]
+    assert (config.ceilings, config.seed, config.budget) == ([0.05], 3, "quick")
+    assert (options.data, options.pairs, options.out) == (Path("d"), Path("p.csv"), tmp_path)
+    assert (options.perceptual, options.cache) == (None, Path("c"))
+
+
+def test_sweep_says_what_it_lacks(run: Any, tmp_path: Path) -> None:
+    given = ("--data", tmp_path / "none", "--pairs", tmp_path / "none.csv", "--out", tmp_path / "out")
+    assert_one_error(run("sweep", "wishful", *given), "sweep/wishful: no such config file or preset")
+    assert_one_error(run("sweep", "front", *given, "--set", "ceiling=0.05"), "ceiling")
+    assert_one_error(run("sweep", "front", *given, "--set", "budget=endless"), "budget must be one of quick, full")
+    assert_one_error(run("sweep", "front", *given), "no index.jsonl; run 'phaseveil prepare")
+    assert_one_error(run("sweep", "front", "--out", tmp_path), "--data")
+    assert not (tmp_path / "out").exists()

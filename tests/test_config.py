@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from phaseveil.apps.sweep import Sweep
 from phaseveil.apps.table import TableRow
 from phaseveil.config import from_mapping, load_config, preset_path, to_mapping
 from phaseveil.errors import ConfigError
@@ -15,6 +16,7 @@ SCHEMAS = {
     "front": TableRow,
     "stage1": CameraTraining,
     "stage2": FaceTraining,
+    "sweep": Sweep,
     "table1": TableRow,
 }
 CONFIGS = preset_path("camera/portrait").parent.parent

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from phaseveil.errors import CheckpointError, TrainingError
-from phaseveil.run_state import load_state, require_finite, save_state, seeded
+from phaseveil.errors import CheckpointError, ConfigError, TrainingError
+from phaseveil.run_state import begun, load_state, require_finite, save_state, seeded
 
 
 def network_and_optimizer(width: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -74,3 +74,16 @@ def test_a_diverged_step_is_refused() -> None:
     require_finite({"landmark": 0.1}, 3)
     with pytest.raises(TrainingError, match="step 3: r1 not finite"):
         require_finite({"landmark": 0.1, "r1": float("nan")}, 3)
+
+
+def test_a_run_of_this_very_configuration_was_begun_or_not(tmp_path: Path) -> None:
+    state = tmp_path / "state.safetensors"
+    config = {"steps": 3, "seed": 0, "out": "a"}
+    assert not begun(state, config)
+    save_state(state, config, 1, {"net": nn.Linear(1, 1)}, {})
+    assert begun(state, config)
+    assert begun(state, config | {"out": "b"}, places=("out",))
+    with pytest.raises(ConfigError, match=r"state\.safetensors: begun with another out, steps; choose another --out"):
+        begun(state, config | {"out": "b", "steps": 4})
+    with pytest.raises(ConfigError, match="another rate"):
+        begun(state, config | {"rate": 1})

@@ -384,6 +384,23 @@ def table1(
     print(job.make_table(rows, data, options, out, progress, _say))
 
 
+@app.command()
+def sweep(
+    config: Annotated[str, typer.Argument(help="Preset, such as front, or a YAML file.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="Folder that prepare wrote, for training.", show_default=False)],
+    pairs: Annotated[Path, typer.Option(help="CSV of photographs first,second,same, to attack.", show_default=False)],
+    out: Out,
+    perceptual: Annotated[Path | None, typer.Option(help=PERCEPTUAL_HELP)] = None,
+    cache: Annotated[Path | None, typer.Option(help="Landmarks and clear embeddings, shared by runs.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Learn masks over the ceiling on landmark error; draw their front and the baselines'. Can be interrupted."""
+    from phaseveil.apps import sweep as job
+
+    options = job.Options(data, pairs, out, perceptual, cache)
+    print(job.sweep(job.load_sweep(config, overrides or ()), options, _say))
+
+
 @camera_app.command("info")
 def camera_info(camera: CameraName = "learned", size: FrameSize = 256, as_json: Json = False) -> None:
     """Print frame width, F-number, pixel pitch, mask heights and slopes, PSF width, MTF50."""
@@ -397,6 +414,20 @@ def camera_info(camera: CameraName = "learned", size: FrameSize = 256, as_json: 
         print(json.dumps(asdict(report)))
         return
     for name, value in report.table():
+        print(f"{name:<30}{value}")
+
+
+@camera_app.command("check")
+def camera_check(camera: CameraName = "learned", size: FrameSize = 256, as_json: Json = False) -> None:
+    """Tell whether the point spread function merely repeats or shifts the image."""
+    from phaseveil.metrics.collapse import check_psf
+    from phaseveil.optics.camera import load_camera
+
+    check = check_psf(load_camera(camera).psf(size), size)
+    if as_json:
+        print(json.dumps(check.as_dict()))
+        return
+    for name, value in check.table():
         print(f"{name:<30}{value}")
 
 

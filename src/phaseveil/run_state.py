@@ -1,7 +1,7 @@
 """Training state on disk: modules, optimisers and counters in one safetensors file, written atomically."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from phaseveil import checkpoint
-from phaseveil.errors import CheckpointError, TrainingError
+from phaseveil.errors import CheckpointError, ConfigError, TrainingError
 
 
 def save_state(
@@ -63,6 +63,27 @@ def load_state(
             )
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     return int(stored.metadata["step"]), stored.metadata["numbers"]
+
+
+def begun(path: Path, config: Mapping[str, Any], places: Collection[str] = ()) -> bool:
+    """Whether a run of this very configuration has left a state, to go on from.
+
+    Args:
+        path: Of the state, see :func:`save_state`.
+        config: The run's, as plain values.
+        places: Keys that name where something lies and may change.
+
+    Raises:
+        ConfigError: A run of another configuration has.
+        CheckpointError: The state is damaged.
+    """
+    if not path.is_file():
+        return False
+    stored = checkpoint.load(path, kind="training").config
+    other = sorted(key for key in config if key not in places and stored.get(key) != config[key])
+    if other:
+        raise ConfigError(f"{path}: begun with another {', '.join(other)}; choose another --out")
+    return True
 
 
 def require_finite(figures: Mapping[str, float], step: int) -> None:

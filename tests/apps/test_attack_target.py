@@ -14,6 +14,7 @@ from phaseveil.apps.attack_target import (
     family_of,
     landmark_error,
     load_target,
+    member_psfs,
     noisier,
     view_of_acquisitions,
     view_of_faces,
@@ -25,8 +26,10 @@ from phaseveil.errors import CheckpointError
 from phaseveil.metrics.identity import Thresholds
 from phaseveil.metrics.photographs import PairSet
 from phaseveil.models.heatmap import HeatmapNet
-from phaseveil.optics.camera import CameraConfig, build_camera, load_camera
+from phaseveil.optics.camera import CameraConfig, PhaseMaskCamera, build_camera, load_camera, plain_config
+from phaseveil.optics.dynamic import DynamicCamera, dynamic_from
 from phaseveil.optics.sensor import SensorConfig, expose
+from phaseveil.run_state import seeded
 
 
 @pytest.fixture
@@ -54,6 +57,7 @@ def target(tiny_weights: Path) -> Target:
         ("defocus-48", "defocus", 48),
         ("identity", "clear", 0),
         ("learned", "mask", None),
+        ("dynamic", "dynamic-mask", None),
     ],
 )
 def test_cameras_know_their_family(name: str, family: str, strength: float | None) -> None:
@@ -86,6 +90,7 @@ def test_a_digest_changes_with_optics_sensor_and_networks(target: Target) -> Non
     ]
     digests = [other.digest() for other in others]
     assert len(set(digests)) == len(digests)
+    assert "family_size" not in plain_config(camera.config)
     assert Target("y", camera, 32).digest() == digests[2]
 
 
@@ -117,6 +122,45 @@ def test_an_acquisition_depends_on_its_place_not_on_its_batch(study: Study) -> N
     assert torch.equal(every[4:5], acquire(camera, study, np.array([4])))
     assert not torch.equal(every[4:5], acquire(camera, study, np.array([4]), noiseless=True))
     assert every.mean(dim=(1, 2, 3)).diff().min() > 0.1
+
+
+@pytest.fixture(scope="module")
+def family() -> DynamicCamera:
+    """A camera with a drawn mask that few pupil samples describe, its sensor next to noiseless."""
+    quiet = SensorConfig(full_well=1e8, read_noise=0, bits=16)
+    config = CameraConfig(
+        aperture_radius=0.1e-3, frame_width=0.03, pupil_samples=48, num_modes=10, psf_support=0.5, sensor=quiet
+    )
+    return dynamic_from(PhaseMaskCamera(config).eval(), 3, 2e-7, torch.Generator().manual_seed(0))
+
+
+def test_each_photograph_has_a_mask_of_its_own_that_leaks_with_its_seed(
+    family: DynamicCamera, study: Study, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PairSet, "crop", lambda self, place: astronaut[:256, 100:356])
+    places = np.arange(6)
+    psfs = member_psfs(family, study, places)
+    acquired = acquire(family, study, places)
+    assert torch.equal(acquire(family, study, places, psfs=psfs), acquired)
+    assert torch.equal(acquire(family, study, places[4:5]), acquired[4:5])
+    assert torch.equal(member_psfs(family, study, places[4:5]), psfs[4:5])
+    assert torch.equal(family.frozen(32)(study.scenes(places[4:5]), seeded(0, 4, 11)), acquired[4:5])
+    assert (psfs[1:] - psfs[:-1]).abs().amax(dim=(1, 2, 3)).min() > 1e-3
+    clean = acquire(family, study, places, noiseless=True)  # of the sensor's noise; the masks stay
+    assert 0 < (clean - acquired).abs().mean() < 1e-3
+    coarse = acquire(with_sensor(family, SensorConfig(full_well=1e8, read_noise=0, bits=6)), study, places)
+    assert 1e-3 < (coarse - acquired).abs().mean() < 0.02
+
+
+def test_in_training_the_attacker_sees_fresh_masks_shared_by_scattered_scenes(family: DynamicCamera) -> None:
+    scenes = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).repeat(8, 1, 1, 1)
+    view = view_of_acquisitions(family, 32)
+    first, other = (view(scenes, torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    together = torch.cat([first, other]).flatten(1)
+    same = (torch.cdist(together, together, p=1) / together.shape[1]) < 1e-3
+    assert same.sum(dim=1).tolist() == [2] * 16  # four masks of eight scenes, no mask twice
+    assert not same[:8:2, 1:8:2].diagonal().all()  # neighbours
+    assert not family.training
 
 
 def test_views_for_training_look_like_what_is_scored(target: Target, study: Study) -> None:

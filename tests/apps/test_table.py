@@ -94,10 +94,18 @@ def test_a_folder_of_another_budget_is_refused(row: TableRow, out: Path, prepare
         train_row(replace(row, heatmap_steps=3), prepared, perceptual_file, out, say)
 
 
-def test_a_row_without_face_networks_has_a_heatmap_network_alone(
-    row: TableRow, prepared: Path, perceptual_file: Path, tmp_path: Path
-) -> None:
-    weights = train_row(replace(row, face_steps=0), prepared, perceptual_file, tmp_path, say)
+def test_a_row_of_another_camera_is_refused(row: TableRow, out: Path, prepared: Path, perceptual_file: Path) -> None:
+    with pytest.raises(ConfigError, match="begun with another camera; choose another --out"):
+        train_row(replace(row, camera="low-resolution"), prepared, perceptual_file, out, say)
+
+
+def test_face_networks_need_perceptual_weights(row: TableRow, prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="give --perceptual, or face_steps=0"):
+        train_row(row, prepared, None, tmp_path, say)
+
+
+def test_a_row_without_face_networks_has_a_heatmap_network_alone(row: TableRow, prepared: Path, tmp_path: Path) -> None:
+    weights = train_row(replace(row, face_steps=0), prepared, None, tmp_path, say)
     assert sorted(file.name for file in weights.iterdir()) == ["camera.safetensors", "heatmap.safetensors"]
 
 

@@ -1,13 +1,11 @@
-"""Deconvolution: known blurs undone, known answers at the borders, and a tuner that finds what was planted."""
-
-import math
+"""Deconvolution: known blurs undone, and known answers at the borders."""
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from phaseveil.attacks.deconvolution import METHODS, Blur, Method, tune, tv_admm, wiener
+from phaseveil.attacks.deconvolution import METHODS, Blur, tv_admm, wiener
 from phaseveil.data.image_io import resize, to_tensor
 from phaseveil.errors import ConfigError, InputError
 from phaseveil.metrics.image import psnr
@@ -164,63 +162,6 @@ def test_total_variation_flattens_noise_and_keeps_an_edge() -> None:
     assert (restored[..., 33] - restored[..., 30]).mean() > 0.35
 
 
-def planted(optimum: float, parameter: str = "weight", candidates: tuple[float, ...] = (0.01, 0.1, 1.0)) -> Method:
-    """A method that gives grey values, the brightest at ``optimum``."""
-
-    def restore(acquisition: Tensor, psf: Tensor, value: float) -> Tensor:
-        return torch.full_like(acquisition, 1 / (1 + abs(math.log10(value / optimum))))
-
-    return Method(restore, parameter, candidates, (1e-5, 500.0))
-
-
-@pytest.mark.parametrize("optimum", [0.1, 0.3, 30.0, 1e-4])
-def test_tuning_finds_a_planted_optimum_and_extends_the_grid(optimum: float) -> None:
-    tuned = tune(planted(optimum), torch.zeros(3, 3, 4, 4), torch.ones(3, 1, 1), lambda image: float(image.mean()), 2)
-    assert abs(math.log10(tuned.parameter / optimum)) < 0.3
-    assert tuned.score == max(tuned.tried.values()) == tuned.tried[tuned.parameter]
-    assert list(tuned.tried) == sorted(tuned.tried)
-    assert min(tuned.tried) < optimum < max(tuned.tried)
-
-
-def test_tuning_stops_at_the_limits() -> None:
-    tuned = tune(planted(1e9), torch.zeros(1, 3, 4, 4), torch.ones(3, 1, 1), lambda image: float(image.mean()))
-    assert tuned.parameter == 500.0
-
-
-def test_iterations_stay_whole() -> None:
-    method = planted(30, "iterations", (5, 20, 80))
-    tuned = tune(method, torch.zeros(1, 3, 4, 4), torch.ones(3, 1, 1), lambda image: float(image.mean()))
-    assert tuned.parameter in (20, 40)
-    assert all(value == round(value) for value in tuned.tried)
-
-
-def test_tuning_sees_all_images_in_order() -> None:
-    seen: list[Tensor] = []
-    method = Method(lambda image, psf, value: image, "weight", (0.1, 1.0), (0.1, 1.0))
-    images = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-
-    def score(restored: Tensor) -> float:
-        seen.append(restored)
-        return 0.0
-
-    tune(method, images, torch.ones(3, 1, 1), score, batch_size=2)
-    assert all(torch.equal(restored, images) for restored in seen)
-
-
-def test_a_score_that_is_no_number_is_refused() -> None:
-    with pytest.raises(ConfigError, match="not finite"):
-        tune(planted(0.1), torch.zeros(1, 3, 4, 4), torch.ones(3, 1, 1), lambda image: math.nan)
-
-
-def test_tuning_real_restorations_on_their_error_beats_both_ends(scenes: Tensor) -> None:
-    camera = gaussian(1.5, SensorConfig(full_well=2000, bits=8))
-    acquisition, psf = camera(scenes, torch.Generator().manual_seed(0)), camera.psf(SIZE)
-    tuned = tune(METHODS["wiener"], acquisition, psf, lambda restored: float(psnr(restored, scenes).mean()))
-    values = list(tuned.tried)
-    assert values[0] < tuned.parameter < values[-1]
-    assert tuned.score > float(psnr(acquisition, scenes).mean()) + 0.5
-
-
 @EACH_METHOD
 def test_impossible_inputs_are_refused(name: str, scenes: Tensor) -> None:
     restore, psf = METHODS[name].restore, gaussian(1.5).psf(SIZE)
@@ -234,3 +175,15 @@ def test_impossible_inputs_are_refused(name: str, scenes: Tensor) -> None:
         restore(scenes, 2 * psf, 1.0)
     with pytest.raises(ConfigError, match="above 0"):
         restore(scenes, psf, 0.0)
+    with pytest.raises(InputError, match="3 images need as many PSFs or one, got 2"):
+        restore(scenes, psf.expand(2, -1, -1, -1), 1.0)
+
+
+@EACH_METHOD
+def test_images_with_a_psf_each_are_restored_as_if_alone(name: str, scenes: Tensor) -> None:
+    psfs = torch.stack([gaussian(sigma).psf(SIZE) for sigma in (1.0, 1.5, 2.0)])
+    blurred = torch.cat([gaussian(sigma)(scene[None]) for sigma, scene in zip((1.0, 1.5, 2.0), scenes, strict=True)])
+    together = METHODS[name].restore(blurred, psfs, GENTLE[name])
+    for number, psf in enumerate(psfs):
+        alone = METHODS[name].restore(blurred[number : number + 1], psf, GENTLE[name])
+        assert torch.allclose(together[number : number + 1], alone, atol=2e-3)

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from phaseveil.attacks.psf_knowledge import average_psf, captured_psf, mistaken_psf
 from phaseveil.errors import ConfigError
-from phaseveil.optics.camera import Camera, CameraConfig, build_camera, load_camera
+from phaseveil.optics.camera import Camera, CameraConfig, PhaseMaskCamera, build_camera, load_camera
+from phaseveil.optics.dynamic import dynamic_from
 from phaseveil.optics.sensor import SensorConfig
 
 SIZE = 64
@@ -110,6 +111,16 @@ def test_the_average_psf_of_large_photosites_is_centred() -> None:
 def test_the_average_psf_of_other_cameras_is_their_own() -> None:
     camera = gaussian()
     assert torch.equal(average_psf(camera, SIZE), camera.psf(SIZE))
+
+
+def test_of_a_family_the_mean_of_its_psfs_is_captured() -> None:
+    fixed = PhaseMaskCamera(CameraConfig(aperture_radius=0.1e-3, frame_width=0.03, pupil_samples=48, psf_support=0.5))
+    fixed.coefficients.data[0] = 1e-7
+    camera = dynamic_from(fixed.eval(), 3, 2e-7, generator(6))
+    with torch.no_grad():
+        mean = camera.psfs(camera.draw(200, generator(1)), SIZE).mean(dim=0)
+    measured = captured_psf(camera, SIZE, 200, generator())
+    assert stray_light(measured, mean) < 0.05 < stray_light(camera.psf(SIZE).detach(), mean)
 
 
 def test_no_mistake_keeps_the_psf() -> None:

@@ -11,8 +11,10 @@ from phaseveil.losses.optics import (
     airy_distance,
     detail_loss,
     privacy_loss,
+    range_loss,
     scale_gradient,
     slope_loss,
+    smoothness_loss,
 )
 from phaseveil.optics.camera import CameraConfig, PhaseMaskCamera, build_camera, load_camera
 
@@ -108,6 +110,26 @@ def test_slope_counts_only_what_exceeds_the_limit_inside_the_aperture() -> None:
     assert slope_loss(3.0 * ramp, torch.zeros(4, 4).index_fill(0, torch.tensor([0]), 1), limit=2.5).item() == (
         pytest.approx(3 * 0.25 / 4)
     )
+
+
+def test_range_counts_what_exceeds_the_limit_in_square_micrometres() -> None:
+    height = torch.tensor([[0.0, 3e-6], [-2e-6, 1e-6]], requires_grad=True)
+    assert range_loss(height, 6e-6) == 0
+    loss = range_loss(height, 3e-6)
+    assert loss.item() == pytest.approx(4.0, rel=1e-5)
+    loss.backward()
+    assert height.grad is not None
+    assert height.grad[0, 1] > 0 > height.grad[1, 0]
+
+
+def test_smoothness_is_the_laplacian_of_a_bowl_and_nothing_for_a_saddle() -> None:
+    axis = torch.linspace(-1, 1, 101)[:, None]
+    aperture = (axis**2 + axis.T**2 <= 1).float()
+    bowl, saddle = 1e-6 * (axis**2 + axis.T**2), 1e-6 * (axis**2 - axis.T**2)
+    step = 2 / 100
+    expected = (4 * step**2 * (101 / 100) ** 2) ** 2  # Laplacian 4 in radii, micrometres
+    assert smoothness_loss(bowl, aperture).item() == pytest.approx(expected, rel=0.02)
+    assert smoothness_loss(saddle, aperture).item() < 1e-3 * expected
 
 
 def test_the_multiplier_rises_while_the_constraint_is_broken_and_falls_while_it_holds() -> None:

@@ -11,8 +11,9 @@ from phaseveil.config import load_config
 from phaseveil.errors import CheckpointError, ConfigError, InputError, OpticsError
 from phaseveil.optics import camera as cameras
 from phaseveil.optics.camera import CameraConfig, PhaseMaskCamera, build_camera, load_camera, save_camera
+from phaseveil.optics.propagation import steepest_phase_step
 
-PRESETS = ("portrait", "paper", "low-resolution", "gaussian", "defocus", "identity")
+PRESETS = ("portrait", "paper", "low-resolution", "gaussian", "defocus", "identity", "dynamic")
 SIZE = 32
 
 
@@ -246,7 +247,7 @@ def test_a_camera_from_a_yaml_file(tmp_path: Path) -> None:
     [
         ({"wavelengths": [640.0, 550.0, 440.0]}, r"wavelengths must be three values in metres .* got \[640\.0"),
         ({"wavelengths": [550e-9]}, "three values"),
-        ({"kind": "pinhole"}, "kind must be one of phase-mask, gaussian, low-resolution, got 'pinhole'"),
+        ({"kind": "pinhole"}, "kind must be one of phase-mask, gaussian, low-resolution, dynamic-mask, got 'pinhole'"),
         ({"convolution": "same"}, "linear or circular"),
         ({"focal_length": 0.0}, "above 0 metres"),
         ({"focal_length": 8.0}, "beyond the focal length"),
@@ -254,6 +255,8 @@ def test_a_camera_from_a_yaml_file(tmp_path: Path) -> None:
         ({"num_modes": 3}, "num_modes ≥ 4"),
         ({"psf_support": 1.5}, r"psf_support must lie in \(0, 1\]"),
         ({"gaussian_sigma": 12.0}, "gaussian_sigma"),
+        ({"family_size": 0}, "family_size and training_draws must be at least 1"),
+        ({"training_draws": 0}, "family_size and training_draws must be at least 1"),
     ],
 )
 def test_impossible_configurations_are_refused_in_one_line(changes: dict[str, object], message: str) -> None:
@@ -270,6 +273,16 @@ def test_an_unknown_material_is_refused() -> None:
 def test_too_few_pupil_samples_for_the_window_are_refused() -> None:
     with pytest.raises(OpticsError, match="set pupil_samples to at least 219"):
         build_camera(CameraConfig(pupil_samples=128))
+
+
+def test_too_steep_a_mask_is_scaled_down_to_what_the_grid_holds() -> None:
+    camera = PhaseMaskCamera(CameraConfig(aperture_radius=0.1e-3, pupil_samples=64, num_modes=8))
+    camera.coefficients.data.fill_(3e-6)
+    camera.keep_samplable()
+    assert steepest_phase_step(camera.pupil_phase(), camera.aperture) == pytest.approx(0.97 * math.pi, rel=1e-4)
+    settled = camera.coefficients.clone()
+    camera.keep_samplable()
+    torch.testing.assert_close(camera.coefficients, settled)
 
 
 def test_too_steep_a_mask_is_refused() -> None:

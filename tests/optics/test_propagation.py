@@ -14,6 +14,7 @@ from phaseveil.optics.propagation import (
     check_window,
     defocus_phase,
     fraunhofer,
+    fraunhofer_symmetric,
     phase_delay,
     steepest_phase_step,
 )
@@ -84,6 +85,18 @@ def test_phase_delay_is_one_turn_per_wavelength_of_optical_path() -> None:
     wavelengths, contrast = torch.tensor([640e-9, 440e-9]), torch.tensor([0.45, 0.47])
     phase = phase_delay(torch.full((2, 2), 1e-6), wavelengths, contrast)
     torch.testing.assert_close(phase[:, 0, 0] / (2 * math.pi), contrast * 1e-6 / wavelengths)
+
+
+@pytest.mark.parametrize("samples", [12, 13])
+@pytest.mark.parametrize("points", [8, 9])
+def test_on_symmetric_axes_the_quick_transform_is_the_same(samples: int, points: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pupil = torch.randn(3, samples, samples, generator=generator, dtype=torch.complex128)
+    axes = centred_axis(samples, 1e-4, torch.float64), centred_axis(points, 1e-6, torch.float64)
+    wavelengths = torch.tensor([640e-9, 550e-9, 440e-9], dtype=torch.float64)
+    expected = fraunhofer(pupil, *axes, wavelengths, DISTANCE)
+    assert expected.shape == (3, points, points)
+    torch.testing.assert_close(fraunhofer_symmetric(pupil, *axes, wavelengths, DISTANCE), expected)
 
 
 def test_steepest_step_looks_inside_the_aperture_only() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from phaseveil import __version__
 from phaseveil.apps.attack_bench import Bench, Stage
 from phaseveil.apps.attack_card import assemble
-from phaseveil.apps.attack_data import BUDGETS, Budget, embed_photographs, prepare_study
+from phaseveil.apps.attack_data import BUDGETS, Budget, Study, embed_photographs, prepare_study
 from phaseveil.apps.attack_front import Card, bundled_points, read_points
 from phaseveil.apps.attack_results import ARTEFACTS, Record, Work, plain, write_json
 from phaseveil.apps.attack_suite import run_attacks
@@ -21,9 +21,11 @@ from phaseveil.apps.privacy_card import Column, write_html
 from phaseveil.data.image_io import to_array
 from phaseveil.errors import ConfigError
 from phaseveil.losses.perceptual import LPIPS
+from phaseveil.metrics.identity import Recogniser
 from phaseveil.metrics.onnx_recogniser import load_recogniser
 from phaseveil.metrics.photographs import PairSet, load_pairs
 from phaseveil.optics.camera import load_camera
+from phaseveil.optics.dynamic import DynamicCamera
 from phaseveil.progress import progress
 
 DO_NOT_PUBLISH = "contains photographs from --pairs; do not publish"
@@ -99,13 +101,8 @@ def attack_target(target: Target, options: Options, say: Callable[[str], None], 
     """:func:`attack` on a camera that is built already, with its networks."""
     others = [*bundled_points(), *read_points(options.against)]
     perceptual = LPIPS(options.perceptual) if options.perceptual is not None else None
-    recogniser, key = load_recogniser(options.recogniser), _recogniser_key(options.recogniser)
-    cache = options.cache if options.cache is not None else options.out / "cache"
-    with stage("landmarks") as report:
-        photographs = load_pairs(options.pairs, cache, report)
-    with stage("clear embeddings") as report:
-        clear = embed_photographs(photographs, recogniser, key, cache, report)
-    study = prepare_study(photographs, clear, target.size, options.budget, options.seed)
+    photographs, recogniser, study = gather(options, target.size, stage)
+    key = _recogniser_key(options.recogniser)
     settings = _settings(target, options, recogniser.name, key)
     work = Work(options.out / "work" / _fingerprint(settings, target, photographs))
     bench = Bench(study, target, options.budget, recogniser, perceptual, work)
@@ -119,11 +116,39 @@ def attack_target(target: Target, options: Options, say: Callable[[str], None], 
     return card
 
 
+def gather(options: Options, size: int, stage: Stage = progress) -> tuple[PairSet, Recogniser, Study]:
+    """What an attack works on, whatever the camera: photographs, recogniser, and who is shown to whom.
+
+    Args:
+        options: How.
+        size: Side of the camera's frame, pixels.
+        stage: Shows progress; landmarks and clear embeddings are kept in the cache.
+
+    Raises:
+        InputError, ConfigError: See :func:`attack`.
+    """
+    recogniser, key = load_recogniser(options.recogniser), _recogniser_key(options.recogniser)
+    cache = options.cache if options.cache is not None else options.out / "cache"
+    with stage("landmarks") as report:
+        photographs = load_pairs(options.pairs, cache, report)
+    with stage("clear embeddings") as report:
+        clear = embed_photographs(photographs, recogniser, key, cache, report)
+    return photographs, recogniser, prepare_study(photographs, clear, size, options.budget, options.seed)
+
+
+def describe_budget(target: Target, budget: Budget) -> Record:
+    """A budget as a card holds it: only what the camera's attacks can spend."""
+    described: Record = plain(dataclasses.asdict(budget))
+    if not isinstance(target.camera, DynamicCamera):
+        del described["members"]  # a fixed mask has no family to search
+    return described
+
+
 def _settings(target: Target, options: Options, recogniser: str, key: str) -> Record:
     """What the figures depend on, as plain values."""
     settings: Record = plain(
         {
-            "budget": dataclasses.asdict(options.budget),
+            "budget": describe_budget(target, options.budget),
             "seed": options.seed,
             "pairs": {"file": options.pairs.name, "digest": _digest(options.pairs)},
             "recogniser": {"name": recogniser, "digest": key},

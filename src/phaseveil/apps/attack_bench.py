@@ -4,20 +4,34 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from phaseveil.apps.attack_data import Budget, Study
 from phaseveil.apps.attack_results import Finding, Work, image_quality
-from phaseveil.apps.attack_target import Target, acquire
+from phaseveil.apps.attack_target import Target, acquire, member_psfs
 from phaseveil.losses.perceptual import LPIPS
 from phaseveil.metrics.identity import DlibRecogniser, Floats, Integers, Recogniser
+from phaseveil.optics.camera import Camera
+from phaseveil.optics.dynamic import DynamicCamera
 from phaseveil.progress import Report
 
 Stage = Callable[[str], AbstractContextManager[Report]]
 """Shows the progress of a named piece of work, such as :func:`phaseveil.progress.progress`."""
+
+
+class Psfs(NamedTuple):
+    """Point spread functions, each one for all photographs ``(3, K, K)`` or one a photograph ``(N, 3, K, K)``.
+
+    Attributes:
+        own: Of the attacker's own photographs on which deconvolution is tuned.
+        probes: Of the probes.
+    """
+
+    own: Tensor
+    probes: Tensor
 
 
 @dataclass(frozen=True)
@@ -48,12 +62,20 @@ class Bench:
     @cached_property
     def acquisitions(self) -> Tensor:
         """Acquired probes. Shape ``(P, 3, S, S)``."""
-        return acquire(self.target.camera, self.study, self.study.probes)
+        return acquire(self.target.camera, self.study, self.study.probes, psfs=self.leaked and self.leaked.probes)
 
     @cached_property
     def acquired_gallery(self) -> Tensor:
         """Acquired gallery. Shape ``(G, 3, S, S)``."""
         return acquire(self.target.camera, self.study, self.study.gallery)
+
+    @cached_property
+    def leaked(self) -> Psfs | None:
+        """PSF of each exposure of a dynamic camera; ``None`` of others, which have one for all."""
+        camera, study = self.target.camera, self.study
+        if not isinstance(camera, DynamicCamera):
+            return None
+        return Psfs(*(member_psfs(camera, study, places) for places in (self.tuning_places(), study.probes)))
 
     @cached_property
     def dlib_clear(self) -> Floats:
@@ -69,6 +91,12 @@ class Bench:
         _, rows = np.unique(self.study.photographs.persons[self.study.probes], return_index=True)
         count = min(self.budget.pictures, len(rows))
         return rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
+
+    def exposures(self, camera: Camera, noiseless: bool = False) -> tuple[Tensor, Tensor]:
+        """The attacker's own photographs and the probes, acquired by this camera, perhaps with another sensor."""
+        known = self.leaked
+        own = acquire(camera, self.study, self.tuning_places(), noiseless, known and known.own)
+        return own, acquire(camera, self.study, self.study.probes, noiseless, known and known.probes)
 
     def tuning_places(self) -> Integers:
         """Places of the attacker's own photographs on which deconvolution is tuned, one a person."""

@@ -14,8 +14,8 @@ from phaseveil.apps.attack_bench import Bench
 from phaseveil.apps.attack_front import SCHEMA, Card, front_point, trade_off
 from phaseveil.apps.attack_results import ARTEFACTS, NO_PERCEPTUAL, Record, interval, plain, upper_bound
 from phaseveil.apps.attack_target import NEED_FACE, NEED_HEATMAP, family_of, landmark_error
-from phaseveil.config import to_mapping
 from phaseveil.metrics.identity import Integers
+from phaseveil.optics.camera import plain_config
 
 REAL = ("acquisition", "recovered")
 """Artefacts of the headline: what the camera lets out, and what can be made of it."""
@@ -24,6 +24,9 @@ NO_TRAINED_ON_FACES = "a recogniser trained on generated faces is part of --budg
 NO_POINT_SEEN = "no captured point source rises above the sensor's noise"
 ONE_METHOD_SWEPT = "noise and bit depth are swept for Wiener only; --budget full sweeps every method"
 OFF_CENTRE = "low resolution has no single point spread function; deconvolution uses the average over a photosite"
+ONE_EXPOSURE = (
+    "each exposure is attacked by itself; what many of one face, each through another mask, give together is open"
+)
 OTHER_CAMERA = "deconvolution, inversion and recognition by methods other than these; a real sensor in a real lens"
 
 
@@ -38,7 +41,7 @@ def describe_target(bench: Bench) -> Record:
         "family": family.name,
         "strength": family.strength,
         "frame": target.size,
-        "config": to_mapping(target.camera.config),
+        "config": plain_config(target.camera.config),
         "digest": target.digest(),
         "landmark_error": interval(error),
         "landmark_error_faces": len(bench.study.probes) if error is not None else 0,
@@ -144,6 +147,8 @@ def not_measured(bench: Bench, records: Sequence[Record]) -> list[dict[str, str]
         missing.append(("sensor sweep of all methods", ONE_METHOD_SWEPT))
     if family_of(target.camera).name == "low-resolution":
         missing.append(("exact inverse of low resolution", OFF_CENTRE))
+    if family_of(target.camera).name == "dynamic-mask":
+        missing.append(("several exposures of one face", ONE_EXPOSURE))
     missing.append(("attacks beyond these", OTHER_CAMERA))
     return [{"what": what, "why": why} for what, why in missing]
 

@@ -36,6 +36,7 @@ class Budget:
         impostors: Impostor pairs scored, drawn among all probes and gallery photographs of different persons.
         tuning: Own photographs, of different people, on which the attacker tunes deconvolution.
         captures: Exposures of point sources from which the attacker estimates the PSF.
+        members: Masks of a dynamic camera's family among which the attacker looks for that of each exposure.
         sweep: Deconvolution methods that are tried over noise and bit depth.
         trained_on: Artefacts that a recogniser is trained on (A4), some of ``acquisition``, ``heatmap``, ``generated``.
         inversion: Training of the inversion network (A3).
@@ -53,12 +54,13 @@ class Budget:
     inversion: InversionConfig = field(default_factory=InversionConfig)
     recogniser: RecogniserConfig = field(default_factory=RecogniserConfig)
     pictures: int = 6
+    members: int = 16
 
     def __post_init__(self) -> None:
         if (self.probes is not None and self.probes < 2) or self.impostors < FEWEST_IMPOSTORS:
             raise ConfigError(f"budget: needs at least 2 probes and {FEWEST_IMPOSTORS} impostor pairs")
-        if self.tuning < 2 or self.captures < 1 or self.pictures < 0:
-            raise ConfigError("budget: tuning must be at least 2, captures at least 1, pictures at least 0")
+        if self.tuning < 2 or min(self.captures, self.members) < 1 or self.pictures < 0:
+            raise ConfigError("budget: tuning must be at least 2, captures and members at least 1, pictures at least 0")
 
 
 BUDGETS = {
@@ -83,6 +85,7 @@ BUDGETS = {
         trained_on=("acquisition", "heatmap", "generated"),
         inversion=inversion.FULL,
         recogniser=recognition.FULL,
+        members=256,
     ),
 }
 

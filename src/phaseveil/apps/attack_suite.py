@@ -11,6 +11,7 @@ from phaseveil.apps import attack_psf as known
 from phaseveil.apps.attack_bench import Bench, Stage
 from phaseveil.apps.attack_results import Finding, Record, keep
 from phaseveil.attacks.deconvolution import METHODS
+from phaseveil.optics.dynamic import DynamicCamera
 from phaseveil.progress import Report
 
 
@@ -46,6 +47,8 @@ def _steps(bench: Bench, records: Sequence[Record]) -> Iterator[Step]:
     best = _best_method(records)
     yield Step("A2-captured", lambda report: known.estimated_psf(bench, best, report))
     yield Step("A2-mistaken", lambda report: [known.wrong_psf(bench, best, report)])
+    if isinstance(camera, DynamicCamera):
+        yield Step("A2-family", lambda report: [known.likeliest_psf(bench, camera, best, report)])
     yield Step("A3-inversion", lambda report: [learned.inversion(bench, report)])
     yield from _trained_recognisers(bench)
 

@@ -14,12 +14,18 @@ from torch import Tensor, nn
 
 from phaseveil.apps.attack_data import BATCH, Study
 from phaseveil.attacks.attacker import Acquire
-from phaseveil.config import to_mapping
 from phaseveil.data.heatmaps import normalised_mean_error
 from phaseveil.metrics.identity import Integers, Interval
 from phaseveil.models.face import load_face_networks
 from phaseveil.models.heatmap import HeatmapNet, load_heatmap_net
-from phaseveil.optics.camera import Camera, GaussianCamera, LowResolutionCamera, PhaseMaskCamera
+from phaseveil.optics.camera import (
+    Camera,
+    GaussianCamera,
+    LowResolutionCamera,
+    PhaseMaskCamera,
+    plain_config,
+)
+from phaseveil.optics.dynamic import DynamicCamera
 from phaseveil.optics.sensor import SensorConfig
 from phaseveil.pipeline import PhaseVeil, native_dtype
 from phaseveil.run_state import seeded
@@ -56,7 +62,7 @@ class Target:
     def digest(self) -> str:
         """Checksum of optics, sensor and networks."""
         networks = [self.camera, self.heatmap_net, self.pipeline.networks if self.pipeline else None]
-        text = f"{type(self.camera).__name__}|{sorted(to_mapping(self.camera.config).items())}|{self.size}"
+        text = f"{type(self.camera).__name__}|{sorted(plain_config(self.camera.config).items())}|{self.size}"
         checksum = hashlib.sha256(text.encode())
         for network in networks:
             checksum.update(_digest(network) if network is not None else b"none")
@@ -67,7 +73,7 @@ class Family(NamedTuple):
     """Where a camera stands among the baselines.
 
     Attributes:
-        name: ``low-resolution``, ``gaussian``, ``defocus``, ``clear`` or ``mask``.
+        name: ``low-resolution``, ``gaussian``, ``defocus``, ``clear``, ``mask`` or ``dynamic-mask``.
         strength: Photosites across the frame; standard deviation or radius of the blur, pixels of a 256-px frame;
             ``None`` where one figure does not tell it.
     """
@@ -104,6 +110,8 @@ def family_of(camera: Camera) -> Family:
         return Family("gaussian", config.gaussian_sigma * 256)
     if isinstance(camera, LowResolutionCamera):
         return Family("low-resolution", float(config.low_resolution))
+    if isinstance(camera, DynamicCamera):
+        return Family("dynamic-mask", None)
     if not isinstance(camera, PhaseMaskCamera) or camera.coefficients.any():
         return Family("mask", None)
     radius = config.aperture_radius * abs(config.focus_error) * config.image_distance / config.pixel_pitch(256)
@@ -126,12 +134,25 @@ def with_sensor(camera: Camera, sensor: SensorConfig) -> Camera:
 
 
 @torch.inference_mode()
-def acquire(camera: Camera, study: Study, places: Integers, noiseless: bool = False) -> Tensor:
-    """Acquisitions of photographs, each with noise of its own that depends on seed and place alone.
+def acquire(
+    camera: Camera, study: Study, places: Integers, noiseless: bool = False, psfs: Tensor | None = None
+) -> Tensor:
+    """Acquisitions of photographs, each with noise (and a mask, of a dynamic camera) that seed and place alone decide.
+
+    Args:
+        camera: Any.
+        study: Has the photographs.
+        places: Of the photographs. Shape ``(B,)``.
+        noiseless: Whether the sensor's noise is left out.
+        psfs: What :func:`member_psfs` gives for a dynamic camera, where it is at hand; no other camera needs it.
 
     Returns:
         sRGB, 0 to 1. Shape ``(B, 3, S, S)``.
     """
+    if isinstance(camera, DynamicCamera):
+        return _acquire_members(
+            camera, study, places, noiseless, member_psfs(camera, study, places) if psfs is None else psfs
+        )
     frozen = camera.frozen(study.size)
     images = []
     for place in places:
@@ -140,16 +161,44 @@ def acquire(camera: Camera, study: Study, places: Integers, noiseless: bool = Fa
     return torch.cat(images)
 
 
+@torch.inference_mode()
+def member_psfs(camera: DynamicCamera, study: Study, places: Integers) -> Tensor:
+    """PSF that each photograph was acquired with: the draws of :func:`acquire`, which have leaked. ``(B, 3, K, K)``."""
+    draws = [camera.draw(1, seeded(study.seed, int(place), _NOISE)) for place in places]
+    return camera.psfs(torch.cat(draws), study.size)
+
+
+def _acquire_members(camera: DynamicCamera, study: Study, places: Integers, noiseless: bool, psfs: Tensor) -> Tensor:
+    images = []
+    for place, psf in zip(places, psfs, strict=True):
+        noise = seeded(study.seed, int(place), _NOISE)
+        camera.draw(1, noise)  # the noise comes after it
+        images.append(camera.through(study.scenes(place[None]), psf[None], None if noiseless else noise))
+    return torch.cat(images)
+
+
 def view_of_acquisitions(camera: Camera, size: int) -> Acquire:
-    """Scenes → acquisitions, for training."""
-    frozen = camera.frozen(size)
-    return lambda scenes, generator: frozen(scenes, generator)
+    """Scenes → acquisitions, for training.
+
+    A dynamic camera draws few members a batch, so that a step takes no minute; which scenes share one is random, for
+    the photographs of a person are neighbours.
+    """
+    frozen = camera.frozen(size).train()
+    if not isinstance(camera, DynamicCamera):
+        return lambda scenes, generator: frozen(scenes, generator)
+
+    def view(scenes: Tensor, generator: torch.Generator) -> Tensor:
+        order = torch.randperm(len(scenes), generator=generator, device=generator.device)
+        acquired: Tensor = frozen(scenes[order], generator)
+        return acquired[order.argsort()]
+
+    return view
 
 
 def view_of_heatmaps(camera: Camera, network: HeatmapNet) -> Acquire:
     """Scenes → coloured heatmaps ``(B, 3, S/2, S/2)`` that the network reads from their acquisitions, for training."""
-    frozen = camera.frozen(network.config.size)
-    return lambda scenes, generator: draw_heatmaps(network, frozen(scenes, generator))
+    view = view_of_acquisitions(camera, network.config.size)
+    return lambda scenes, generator: draw_heatmaps(network, view(scenes, generator))
 
 
 def view_of_faces(pipeline: PhaseVeil) -> Acquire:

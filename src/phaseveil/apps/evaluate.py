@@ -35,7 +35,6 @@ from phaseveil.apps.evaluate_measure import DETECTORS, Instruments, measure
 from phaseveil.apps.evaluate_shards import Shards
 from phaseveil.apps.evaluate_summary import TOO_FEW_TO_CORRECT, Figures
 from phaseveil.checkpoint import replace_atomically
-from phaseveil.config import to_mapping
 from phaseveil.data.datasets import DOMAINS
 from phaseveil.data.image_io import to_tensor, write_problem
 from phaseveil.errors import InputError
@@ -45,6 +44,7 @@ from phaseveil.metrics.fid import AlexNetFeatures, Features, InceptionFeatures
 from phaseveil.metrics.identity import Floats
 from phaseveil.metrics.onnx_recogniser import load_recogniser
 from phaseveil.metrics.photographs import cached, oracle_landmarks, states
+from phaseveil.optics.camera import plain_config
 from phaseveil.pipeline import PhaseVeil
 from phaseveil.progress import Report
 
@@ -255,7 +255,7 @@ def settings(options: Options, pipeline: PhaseVeil, digests: dict[str, str], key
     chosen = {name: value for name, value in asdict(options).items() if name not in ("work", "shard_size")}
     return chosen | {
         "size": pipeline.size,
-        "camera_config": to_mapping(pipeline.camera.config),
+        "camera_config": plain_config(pipeline.camera.config),
         "detectors": list(DETECTORS),
         "sha256": digests,
         "fingerprint": key,
@@ -287,7 +287,7 @@ def digest_of(pipeline: PhaseVeil) -> str:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(f"{part}.{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    configuration = to_mapping(pipeline.camera.config)
+    configuration = plain_config(pipeline.camera.config)
     return key_of(__version__, torch.__version__, digest.hexdigest(), configuration, pipeline.dtype, pipeline.device)
 
 

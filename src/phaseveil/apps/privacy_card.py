@@ -10,22 +10,17 @@ from typing import Any
 import cv2
 import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from phaseveil.apps.attack_card import bounds, percent
 from phaseveil.apps.attack_results import ARTEFACTS, Record, write_text
+from phaseveil.apps.front_plot import draw_families, error_bar, label_axes, scaled
 from phaseveil.data.image_io import ImageArray, resize
 
 TEMPLATE = "privacy_card.html"
 SHOWN_SIDE = 128  # pixels of a picture in the card
 COLOURS = {
-    "low-resolution": "#b3541e",
-    "gaussian": "#2b6cb0",
-    "defocus": "#2f855a",
-    "clear": "#718096",
-    "mask": "#6b46c1",
     "acquisition": "#2b6cb0",
     "recovered": "#c53030",
     "heatmap": "#2f855a",
@@ -134,7 +129,7 @@ def _attack_plot(card: Mapping[str, Any]) -> str:
     axes = figure.subplots()
     for place, attack in enumerate(reversed(attacks)):
         auc = attack["another"]["auc"]
-        _error_bar(axes, (auc["value"], place), COLOURS[attack["artefact"]], x=auc)
+        error_bar(axes, (auc["value"], place), COLOURS[attack["artefact"]], x=auc)
     labels = [f"{a['key']} ({a['artefact']}, {a['gallery']} gallery)" for a in reversed(attacks)]
     axes.set_yticks(range(len(attacks)), labels, fontsize=8)
     axes.axvline(0.5, color="#9ca3af", linestyle=":")
@@ -148,69 +143,12 @@ def _trade_off_plot(card: Mapping[str, Any], name: str, label: str, chance: floa
     """A figure of the strongest attack over the landmark error: this camera and all others."""
     figure = Figure(figsize=(5.6, 4.0), layout="constrained")
     axes = figure.subplots()
-    points = [point for point in card["front"]["points"] if point["landmark_error"] is not None]
-    for family in dict.fromkeys(point["family"] for point in points):
-        members = [point for point in points if point["family"] == family]
-        _draw_family(axes, family, sorted(members, key=lambda p: p["landmark_error"]["value"]), name)
+    draw_families(axes, card["front"]["points"], name)
     own, error = card["headline"]["strongest"][name], card["front"]["landmark_error"]
-    _error_bar(axes, (100 * error["value"], own["value"]), OWN, x=_scaled(error, 100), y=own, marker="*", size=13)
+    error_bar(axes, (100 * error["value"], own["value"]), OWN, x=scaled(error, 100), y=own, marker="*", size=13)
     axes.annotate(card["camera"]["name"], (100 * error["value"], own["value"]), (8, 8), textcoords="offset points")
-    axes.axhline(chance, color="#9ca3af", linestyle=":")
-    axes.set_xlabel("landmark error, % of the distance of the eye centres")
-    axes.set_ylabel(label)
-    axes.legend(fontsize=8)
+    label_axes(axes, label, chance)
     return _figure_uri(figure)
-
-
-def _draw_family(axes: Axes, family: str, points: Sequence[Mapping[str, Any]], name: str) -> None:
-    """A family's points; those measured otherwise are hollow and not joined."""
-    colour = COLOURS.get(family, "#718096")
-    alike = [point for point in points if not point["differs"]]
-    axes.plot(
-        [100 * point["landmark_error"]["value"] for point in alike],
-        [point[name]["value"] for point in alike],
-        color=colour,
-        label=family if alike else f"{family} (measured otherwise)",
-    )
-    for point in points:
-        place = 100 * point["landmark_error"]["value"], point[name]["value"]
-        _error_bar(axes, place, colour, y=point[name], fill="none" if point["differs"] else colour)
-        axes.annotate(point["camera"], place, (5, -10), textcoords="offset points", fontsize=7, color=colour)
-
-
-def _error_bar(
-    axes: Axes,
-    place: tuple[float, float],
-    colour: str,
-    x: Mapping[str, float] | None = None,
-    y: Mapping[str, float] | None = None,
-    marker: str = "o",
-    size: float = 6,
-    fill: str | None = None,
-) -> None:
-    """A point with its intervals."""
-    axes.errorbar(
-        [place[0]],
-        [place[1]],
-        xerr=_arms(x),
-        yerr=_arms(y),
-        fmt=marker,
-        color=colour,
-        markersize=size,
-        markerfacecolor=fill or colour,
-        capsize=2,
-        linewidth=1,
-    )
-
-
-def _arms(figure: Mapping[str, float] | None) -> list[list[float]] | None:
-    if figure is None:
-        return None
-    return [[max(0.0, figure["value"] - figure["low"])], [max(0.0, figure["high"] - figure["value"])]]
-
-
-def _scaled(figure: Mapping[str, float], factor: float) -> dict[str, float]:
-    return {name: factor * value for name, value in figure.items()}
 
 
 def _figure_uri(figure: Figure) -> str:

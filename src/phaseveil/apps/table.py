@@ -13,19 +13,24 @@ from importlib import resources
 from pathlib import Path
 
 from phaseveil import checkpoint
+from phaseveil.apps.attack_target import Target
 from phaseveil.apps.evaluate import evaluate, write_record
 from phaseveil.apps.evaluate_identity import Stage
 from phaseveil.apps.evaluate_inputs import Options
 from phaseveil.apps.evaluate_report import Record, dig, interval, markdown_table, number, percent, share
 from phaseveil.config import load_config, preset_path, to_mapping
 from phaseveil.errors import ConfigError
-from phaseveil.optics.camera import load_camera, save_camera
+from phaseveil.optics.camera import Camera, load_camera, save_camera
 from phaseveil.pipeline import PhaseVeil
+from phaseveil.run_state import begun
 from phaseveil.training.camera import CameraTraining, train_camera
 from phaseveil.training.face import FaceTraining, train_face
 
 ROWS = ("learned", "low-resolution", "gaussian", "defocus")
-STATE = "state.safetensors"
+STATE, CAMERA, HEATMAP, FACE = (f"{name}.safetensors" for name in ("state", "camera", "heatmap", "face"))
+BUNDLED = Path(str(resources.files("phaseveil"))) / "weights"
+PLACES = ("out", "data", "camera", "heatmap", "start", "perceptual", "log_every", "save_every")
+"""Keys that may change in a run that goes on: where things lie, and what does not count as budget."""
 
 Say = Callable[[str], None]
 
@@ -134,13 +139,13 @@ def _identity(record: Record) -> Record | None:
     return found
 
 
-def train_row(row: TableRow, data: Path, perceptual: Path, out: Path, say: Say) -> Path:
+def train_row(row: TableRow, data: Path, perceptual: Path | None, out: Path, say: Say) -> Path:
     """Train what a row lacks; an interrupted row goes on where it stopped.
 
     Args:
         row: Camera and budget.
         data: Folder that ``phaseveil prepare`` wrote.
-        perceptual: LPIPS weights.
+        perceptual: LPIPS weights; needed for the face networks alone.
         out: The row's folder.
         say: Takes messages.
 
@@ -148,63 +153,90 @@ def train_row(row: TableRow, data: Path, perceptual: Path, out: Path, say: Say) 
         Folder of the row's weights, as ``--weights`` wants it.
 
     Raises:
-        ConfigError: The folder holds a row of another budget.
+        ConfigError: The folder holds a row of another camera or budget; no LPIPS weights.
         CheckpointError: Weights are missing or the disk is full.
         InputError: The data folder is not a prepared one.
     """
-    start = Path(row.start or Path(str(resources.files("phaseveil"))) / "weights")
-    stage1, stage2, weights = out / "stage1", out / "stage2", out / "weights"
-    shared = [f"data={data}", f"camera={row.camera}", f"seed={row.seed}"]
-    camera = load_config(
-        CameraTraining,
-        row.stage1,
-        [
-            *shared,
-            f"out={stage1}",
-            f"heatmap={start / 'heatmap.safetensors'}",
-            "mask_share=0",
-            f"steps={row.heatmap_steps}",
-            "save_every=200",
-        ],
-    )
-    train_camera(camera, _begun(stage1 / STATE, camera), say=say)
-    heatmap = stage1 / "heatmap.safetensors"
-    files = {"heatmap.safetensors": heatmap}
+    if row.face_steps > 0 and perceptual is None:
+        raise ConfigError("face networks are trained with LPIPS; give --perceptual, or face_steps=0")
+    start = Path(row.start) if row.start else BUNDLED
+    weights = train_heatmap_net(row, start / HEATMAP, data, out, say)
     if row.face_steps > 0:
-        face = load_config(
-            FaceTraining,
-            row.stage2,
-            [
-                *shared,
-                f"out={stage2}",
-                f"heatmap={heatmap}",
-                f"perceptual={perceptual}",
-                f"start={start / 'face.safetensors'}",
-                f"steps={row.face_steps}",
-                "hold=0",
-                "save_every=100",
-            ],
-        )
-        train_face(face, _begun(stage2 / STATE, face), say=say)
-        files["face.safetensors"] = stage2 / "face.safetensors"
-    save_camera(weights / "camera.safetensors", load_camera(row.camera))
-    for name, file in files.items():
-        with checkpoint.replace_atomically(weights / name) as temporary:
-            shutil.copyfile(file, temporary)
+        stage2 = out / "stage2"
+        overrides = [
+            f"data={data}",
+            f"camera={row.camera}",
+            f"seed={row.seed}",
+            f"out={stage2}",
+            f"heatmap={weights / HEATMAP}",
+            f"perceptual={perceptual}",
+            f"start={start / FACE}",
+            f"steps={row.face_steps}",
+            "hold=0",
+            "save_every=100",
+        ]
+        face = load_config(FaceTraining, row.stage2, overrides)
+        train_face(face, begun(stage2 / STATE, to_mapping(face), PLACES), say=say)
+        _copy(stage2 / FACE, weights / FACE)
     return weights
 
 
-def _begun(state: Path, config: CameraTraining | FaceTraining) -> bool:
-    """Whether a run of this very configuration was begun.
+def train_heatmap_net(row: TableRow, start: Path, data: Path, out: Path, say: Say) -> Path:
+    """Train the heatmap network behind a row's camera; an interrupted training goes on where it stopped.
+
+    Args:
+        row: Camera and budget.
+        start: Weights that the network starts from.
+        data: Folder that ``phaseveil prepare`` wrote.
+        out: The row's folder.
+        say: Takes messages.
+
+    Returns:
+        Folder with ``camera.safetensors`` and ``heatmap.safetensors``.
 
     Raises:
-        ConfigError: One of another configuration was.
+        ConfigError, CheckpointError, InputError: See :func:`train_row`.
     """
-    if not state.is_file():
-        return False
-    stored, wanted = checkpoint.load(state, kind="training").config, to_mapping(config)
-    ignored = {"out", "data", "heatmap", "start", "perceptual", "log_every", "save_every"}  # places, not the budget
-    other = sorted(key for key in wanted if key not in ignored and stored.get(key) != wanted[key])
-    if other:
-        raise ConfigError(f"{state}: begun with another {', '.join(other)}; choose another --out")
-    return True
+    stage1, weights = out / "stage1", out / "weights"
+    keep_camera(weights / CAMERA, load_camera(row.camera))
+    overrides = [
+        f"data={data}",
+        f"camera={row.camera}",
+        f"seed={row.seed}",
+        f"out={stage1}",
+        f"heatmap={start}",
+        "mask_share=0",
+        f"steps={row.heatmap_steps}",
+        "save_every=200",
+    ]
+    config = load_config(CameraTraining, row.stage1, overrides)
+    train_stage1(config, say)
+    _copy(stage1 / HEATMAP, weights / HEATMAP)
+    return weights
+
+
+def train_stage1(config: CameraTraining, say: Say) -> None:
+    """Stage I, from the beginning or from where an interrupted run of this very configuration stopped.
+
+    Raises:
+        ConfigError: The folder holds a run of another configuration.
+        InputError: The data folder is not a prepared one.
+    """
+    train_camera(config, begun(Path(config.out) / STATE, to_mapping(config), PLACES), say=say)
+
+
+def keep_camera(path: Path, camera: Camera) -> None:
+    """Write a row's camera, or see that the one written before is the same.
+
+    Raises:
+        ConfigError: It is another one.
+    """
+    if not path.is_file():
+        save_camera(path, camera)
+    elif Target("", load_camera(path)).digest() != Target("", camera).digest():
+        raise ConfigError(f"{path}: begun with another camera; choose another --out")
+
+
+def _copy(source: Path, target: Path) -> None:
+    with checkpoint.replace_atomically(target) as temporary:
+        shutil.copyfile(source, temporary)

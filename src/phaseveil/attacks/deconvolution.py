@@ -3,12 +3,13 @@
 All methods work in linear light on the camera's own model: a scene continued beyond the frame by its border pixels is
 convolved linearly, and only the frame is seen. That model is a linear map of the frame onto itself, so nothing has to
 be guessed about the borders. Images are batches ``(B, 3, S, S)``, sRGB, 0 to 1, on any device; each is restored by
-itself, whatever batch it comes in.
+itself, whatever batch it comes in, with a PSF for all or one of its own.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -26,7 +27,6 @@ _DARKEST = 1e-6  # light, share of white; divisions stop there
 _TINY = 1e-30
 
 Restore = Callable[[Tensor, Tensor, float], Tensor]
-Score = Callable[[Tensor], float]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Blur:
     frame, then by a smooth passage to the opposite border. H is the transfer function, R cuts out the frame.
 
     Attributes:
-        transfer: H. Shape ``(3, P, P // 2 + 1)``, complex.
+        transfer: H. Shape ``(3, P, P // 2 + 1)``, or ``(B, 3, P, P // 2 + 1)``, complex.
         power: ``|H|²``. Same shape.
         extension: E along one axis; the frame's pixels come first. Shape ``(P, S)``.
     """
@@ -51,14 +51,14 @@ class Blur:
         """The model for frames of ``size`` pixels.
 
         Args:
-            psf: Unit sum per channel, centred. Shape ``(3, K, K)``, K odd.
+            psf: Unit sum per channel, centred. Shape ``(3, K, K)``, or ``(B, 3, K, K)``, K odd.
             size: S.
 
         Raises:
             ConfigError: Not such a PSF.
         """
         support = psf.shape[-1]
-        if psf.shape != (3, support, support) or support % 2 == 0:
+        if psf.ndim not in (3, 4) or psf.shape[-3:] != (3, support, support) or support % 2 == 0:
             raise ConfigError(f"deconvolution: a PSF has the shape (3, K, K), K odd, got {tuple(psf.shape)}")
         if not torch.allclose(psf.sum(dim=(-2, -1)), psf.new_ones(3), atol=1e-3):
             raise ConfigError("deconvolution: each channel of a PSF must sum to 1; normalise it")
@@ -120,7 +120,7 @@ def wiener(acquisition: Tensor, psf: Tensor, noise_to_signal: float) -> Tensor:
 
     Args:
         acquisition: sRGB, 0 to 1. Shape ``(B, 3, S, S)``.
-        psf: Unit sum per channel. Shape ``(3, K, K)``, K odd.
+        psf: Unit sum per channel. Shape ``(3, K, K)``, or ``(B, 3, K, K)``, K odd.
         noise_to_signal: Power of the noise over that of the scene at the Nyquist frequency f_N, above 0.
 
     Returns:
@@ -145,7 +145,7 @@ def richardson_lucy(acquisition: Tensor, psf: Tensor, iterations: float) -> Tens
 
     Args:
         acquisition: sRGB, 0 to 1. Shape ``(B, 3, S, S)``.
-        psf: Unit sum per channel. Shape ``(3, K, K)``, K odd.
+        psf: Unit sum per channel. Shape ``(3, K, K)``, or ``(B, 3, K, K)``, K odd.
         iterations: At least 1; rounded.
 
     Returns:
@@ -180,7 +180,7 @@ def tv_admm(acquisition: Tensor, psf: Tensor, weight: float, iterations: int = T
 
     Args:
         acquisition: sRGB, 0 to 1. Shape ``(B, 3, S, S)``.
-        psf: Unit sum per channel. Shape ``(3, K, K)``, K odd.
+        psf: Unit sum per channel. Shape ``(3, K, K)``, or ``(B, 3, K, K)``, K odd.
         weight: Of the total variation, linear light, above 0.
         iterations: Of ADMM.
 
@@ -207,6 +207,12 @@ def tv_admm(acquisition: Tensor, psf: Tensor, weight: float, iterations: int = T
     return _image(blur.crop(scene))
 
 
+def with_psf(images: Tensor, psf: Tensor, batch_size: int = 32) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of images ``(N, 3, S, S)`` with their PSF: one for all ``(3, K, K)``, or one each ``(N, 3, K, K)``."""
+    own = psf.split(batch_size) if psf.ndim == 4 else repeat(psf)
+    return zip(images.split(batch_size), own, strict=False)
+
+
 @dataclass(frozen=True)
 class Method:
     """A deconvolution with one parameter to tune.
@@ -231,85 +237,14 @@ METHODS: dict[str, Method] = {
 }
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """Outcome of :func:`tune`.
-
-    Attributes:
-        parameter: The best value.
-        score: What it scored.
-        tried: Score of every value, in rising order.
-    """
-
-    parameter: float
-    score: float
-    tried: dict[float, float]
-
-
-def tune(method: Method, acquisitions: Tensor, psf: Tensor, score: Score, batch_size: int = 32) -> Tuned:
-    """The parameter with which a method restores the attacker's own acquisitions best.
-
-    A coarse grid of rising values, continued in its own ratio while the best lies at an end, then the geometric means
-    of the best and both its neighbours. Deterministic; the first of equal values wins.
-
-    Args:
-        method: One of :data:`METHODS`.
-        acquisitions: The attacker's own. Shape ``(N, 3, S, S)``, sRGB, 0 to 1.
-        psf: What the attacker takes for the PSF. Shape ``(3, K, K)``.
-        score: Of the restored images ``(N, 3, S, S)``; larger is better.
-        batch_size: Images restored at a time.
-
-    Raises:
-        ConfigError: The score of some parameter is not a finite number.
-    """
-    tried: dict[float, float] = {}
-
-    def attempt(value: float) -> None:
-        if value not in tried:
-            restored = [method.restore(batch, psf, value) for batch in acquisitions.split(batch_size)]
-            tried[value] = float(score(torch.cat(restored)))
-            if not math.isfinite(tried[value]):
-                raise ConfigError(f"tuning: the score at {method.parameter} {value:g} is not finite; mend the score")
-
-    for value in method.candidates:
-        attempt(value)
-    while (further := _beyond(method, tried)) is not None:
-        attempt(further)
-    values, best = sorted(tried), _best(tried)
-    place = values.index(best)
-    for neighbour in values[max(0, place - 1) : place] + values[place + 1 : place + 2]:
-        attempt(_rounded(method, math.sqrt(best * neighbour)))
-    best = _best(tried)
-    return Tuned(best, tried[best], dict(sorted(tried.items())))
-
-
-def _best(tried: dict[float, float]) -> float:
-    return max(tried, key=lambda value: tried[value])
-
-
-def _beyond(method: Method, tried: dict[float, float]) -> float | None:
-    """The next value beyond the end of the grid that the best lies at; ``None`` where it lies inside or at a limit."""
-    values, best = sorted(tried), _best(tried)
-    if best == values[0]:
-        further = max(best * values[0] / values[1], method.limits[0])
-    elif best == values[-1]:
-        further = min(best * values[-1] / values[-2], method.limits[1])
-    else:
-        return None
-    return further if (further := _rounded(method, further)) not in tried else None
-
-
-def _rounded(method: Method, value: float) -> float:
-    """Counts are whole; other values keep three digits."""
-    return float(round(value)) if method.parameter == "iterations" else float(f"{value:.3g}")
-
-
 def _observed(acquisition: Tensor, psf: Tensor, parameter: float) -> tuple[Tensor, Blur]:
     """Linear light of an acquisition, and the model of its blur."""
     if acquisition.ndim != 4 or acquisition.shape[1] != 3 or acquisition.shape[-1] != acquisition.shape[-2]:
         raise InputError(f"deconvolution takes batches (B, 3, S, S) of square frames, got {tuple(acquisition.shape)}")
     if not parameter > 0:
         raise ConfigError(f"deconvolution: the parameter must be above 0, got {parameter:g}")
+    if psf.ndim == 4 and len(psf) != len(acquisition):
+        raise InputError(f"deconvolution: {len(acquisition)} images need as many PSFs or one, got {len(psf)}")
     return srgb_to_linear(acquisition.float()), Blur.of(psf.to(acquisition.device), acquisition.shape[-1])
 
 

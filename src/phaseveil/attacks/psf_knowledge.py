@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from phaseveil.errors import ConfigError
 from phaseveil.optics.camera import Camera
+from phaseveil.optics.dynamic import DynamicCamera
 from phaseveil.optics.psf import normalise_energy
 from phaseveil.optics.sensor import linear_to_srgb, srgb_to_linear
 
@@ -50,7 +51,8 @@ def captured_psf(camera: Camera, size: int, captures: int, generator: torch.Gene
     rise :data:`FLOOR` above the dark noise is cut off. Noise and quantisation are the camera's own: what always stays
     below half a level of the converter is lost. For the ``low-resolution`` camera the lamp moves over a photosite, and
     its images are laid over each other; interpolation of sRGB values between photosites then biases them, being no
-    linear map of light.
+    linear map of light. Of a dynamic camera each capture shows another member, and what is measured is their mean; its
+    lamp is set by the brightest of as many members drawn beforehand.
 
     Args:
         camera: Any.
@@ -69,7 +71,10 @@ def captured_psf(camera: Camera, size: int, captures: int, generator: torch.Gene
     truth, period = camera.psf(size), _sampling_period(camera, size)
     cells = torch.randperm(period**2, generator=generator, device=generator.device).cpu()
     places = _lamp_places(cells.repeat(math.ceil(captures / len(cells)))[:captures], period, size)
-    lamps = _lamps(size, places, PEAK / truth.amax(dim=(-2, -1)))
+    peaks = truth.amax(dim=(-2, -1))
+    if isinstance(camera, DynamicCamera):
+        peaks = camera.psfs(camera.draw(captures, generator), size).amax(dim=(0, -2, -1))
+    lamps = _lamps(size, places, PEAK / peaks)
     dark = srgb_to_linear(camera(torch.zeros_like(lamps), generator))
     seen = srgb_to_linear(camera(linear_to_srgb(lamps), generator)) - dark.mean(dim=0)
     measured = _registered(seen, places, truth.shape[-1])

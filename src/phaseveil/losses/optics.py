@@ -54,6 +54,34 @@ def slope_loss(phase: Tensor, aperture: Tensor, limit: float = 0.6 * math.pi) ->
     return (along_x.square().sum() + along_y.square().sum()) / (inside.sum() * len(phase))
 
 
+def range_loss(height: Tensor, limit: float) -> Tensor:
+    """Square excess of a mask's relief over what can be made, in micrometres.
+
+    Args:
+        height: Metres. Shape ``(N, N)``.
+        limit: Highest difference of heights that costs nothing, metres.
+    """
+    return (1e6 * (height.amax() - height.amin() - limit)).clamp_min(0).square()
+
+
+def smoothness_loss(height: Tensor, aperture: Tensor) -> Tensor:
+    """Mean square Laplacian of a mask's relief, micrometres per squared hundredth of the diameter.
+
+    Rough reliefs are hard to make, and their finest structure scatters light instead of shaping the PSF.
+
+    Args:
+        height: Metres. Shape ``(N, N)``.
+        aperture: Transmission, 0 outside. Shape ``(N, N)``.
+    """
+    scale = 1e6 * (len(height) / 100) ** 2
+    along_x = height[1:-1, :-2] + height[1:-1, 2:]
+    along_y = height[:-2, 1:-1] + height[2:, 1:-1]
+    laplacian = scale * (along_x + along_y - 4 * height[1:-1, 1:-1])
+    inside = aperture > 0
+    whole = inside[1:-1, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:] & inside[:-2, 1:-1] & inside[2:, 1:-1]
+    return (laplacian.square() * whole).sum() / whole.sum()
+
+
 class ConstraintMultiplier:
     """Multiplier of the constraint ``error ≤ ceiling``, raised while it is broken and lowered while it holds.
 

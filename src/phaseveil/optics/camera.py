@@ -1,11 +1,12 @@
 """Cameras: scene in, acquisition out. The learned phase mask and the baselines share one interface."""
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from phaseveil.optics.sensor import SensorConfig, expose, linear_to_srgb, srgb_t
 from phaseveil.optics.zernike import zernike_basis
 
 FIRST_MODE = 4  # piston and the two tilts carry no information
+FAMILY_FIELDS = ("family_size", "training_draws")
 
 
 @dataclass
@@ -27,7 +29,7 @@ class CameraConfig:
     """One camera. Lengths in metres.
 
     Attributes:
-        kind: ``phase-mask``, ``gaussian`` or ``low-resolution``.
+        kind: ``phase-mask``, ``dynamic-mask``, ``gaussian`` or ``low-resolution``.
         focal_length: Of the lens.
         object_distance: Subject to lens.
         sensor_distance: Lens to sensor; in focus for the subject where ``None``.
@@ -41,6 +43,9 @@ class CameraConfig:
         convolution: ``linear``, or ``circular`` as the paper's code does it.
         gaussian_sigma: Standard deviation of the ``gaussian`` blur, share of the frame.
         low_resolution: Photosites across the frame of the ``low-resolution`` camera.
+        family_size: Numbers that select a mask of the ``dynamic-mask`` camera.
+        training_draws: Masks that the ``dynamic-mask`` camera draws for a batch in training, at most: each has a PSF
+            to be computed.
         sensor: Photosite and converter.
     """
 
@@ -58,6 +63,8 @@ class CameraConfig:
     convolution: str = "linear"
     gaussian_sigma: float = 12 / 256
     low_resolution: int = 16
+    family_size: int = 4
+    training_draws: int = 4
     sensor: SensorConfig = field(default_factory=SensorConfig)
 
     def __post_init__(self) -> None:
@@ -80,6 +87,8 @@ class CameraConfig:
             raise ConfigError("camera: needs num_modes ≥ 4, pupil_samples ≥ 8, low_resolution ≥ 1")
         if not 0 < self.psf_support <= 1 or not 0 < self.gaussian_sigma < 0.5:
             raise ConfigError("camera: psf_support must lie in (0, 1], gaussian_sigma in (0, 0.5), shares of the frame")
+        if self.family_size < 1 or self.training_draws < 1:
+            raise ConfigError("camera: family_size and training_draws must be at least 1")
 
     @property
     def image_distance(self) -> float:
@@ -146,6 +155,16 @@ class Camera(nn.Module, ABC):
             light = self.blur(scene_light(image))
             return linear_to_srgb(expose(light, self.config.sensor, generator))
 
+    def under(self, config: CameraConfig) -> Self:
+        """The same optics, parameters shared, in other circumstances: another sensor, subject or sensor distance.
+
+        Args:
+            config: This camera's, but for ``sensor``, ``object_distance`` and ``sensor_distance``.
+        """
+        other = copy.copy(self)
+        other.config = config
+        return other
+
     def frozen(self, size: int) -> "FrozenCamera":
         """The same camera for one frame size with its transfer function computed once, for inference."""
         return FrozenCamera(self, size)
@@ -172,10 +191,12 @@ class ConvolutionCamera(Camera):
 
     def transfer_function(self, size: int) -> Tensor:
         """Transfer function on the grid that the convolution needs for ``size``-pixel frames, complex."""
-        if self.config.convolution == "circular":
-            return psf.optical_transfer_function(self.psf(size), size)
-        grid_size = psf.fast_fft_size(size + self.config.psf_pixels(size) - 1)
-        return psf.optical_transfer_function(self.psf(size), grid_size)
+        return psf.optical_transfer_function(self.psf(size), transfer_grid(self.config, size))
+
+
+def transfer_grid(config: CameraConfig, size: int) -> int:
+    """Side of the grid that the convolution of ``size``-pixel frames needs, pixels."""
+    return size if config.convolution == "circular" else psf.fast_fft_size(size + config.psf_pixels(size) - 1)
 
 
 def apply_transfer(light: Tensor, transfer: Tensor, config: CameraConfig) -> Tensor:
@@ -192,6 +213,8 @@ class PhaseMaskCamera(ConvolutionCamera):
         coefficients: RMS height of each mode, metres. Shape ``(num_modes - 3,)``; the only parameter.
     """
 
+    transform = staticmethod(propagation.fraunhofer)
+
     def __init__(self, config: CameraConfig) -> None:
         super().__init__(config)
         samples, modes = config.pupil_samples, range(FIRST_MODE, config.num_modes + 1)
@@ -203,7 +226,7 @@ class PhaseMaskCamera(ConvolutionCamera):
         self.pupil_axis: Tensor
         self.wavelengths: Tensor
         self.delta_n: Tensor
-        self.focus_phase: Tensor
+        self.focus_phase_per_dioptre: Tensor
         constants = {
             "basis": zernike_basis(modes, samples),
             "aperture": grid.circular_aperture(samples),
@@ -212,9 +235,7 @@ class PhaseMaskCamera(ConvolutionCamera):
             "delta_n": torch.tensor(index_contrast(config.material, config.wavelengths)),
         }
         radius_squared = axis[:, None] ** 2 + axis[None, :] ** 2
-        constants["focus_phase"] = propagation.defocus_phase(
-            radius_squared, constants["wavelengths"], config.focus_error
-        )
+        constants["focus_phase_per_dioptre"] = propagation.defocus_phase(radius_squared, constants["wavelengths"], 1.0)
         for name, value in constants.items():
             self.register_buffer(name, value.to(torch.float32), persistent=False)
         window = config.psf_support * config.sensor_width
@@ -222,17 +243,23 @@ class PhaseMaskCamera(ConvolutionCamera):
             samples, 2 * config.aperture_radius, window, min(config.wavelengths), config.image_distance
         )
 
-    def height_map(self) -> Tensor:
-        """Surface height, metres, about its mean. Shape ``(pupil_samples, pupil_samples)``, zero outside the pupil."""
-        return torch.einsum("m,mhw->hw", self.coefficients, self.basis) * (self.aperture > 0)
+    def height_map(self, coefficients: Tensor | None = None) -> Tensor:
+        """Surface height, metres, about its mean. Shape ``(pupil_samples, pupil_samples)``, zero outside the pupil.
 
-    def pupil_phase(self) -> Tensor:
-        """Phase of mask and focus error, radians, unwrapped. Shape ``(3, pupil_samples, pupil_samples)``."""
-        return propagation.phase_delay(self.height_map(), self.wavelengths, self.delta_n) + self.focus_phase
+        Args:
+            coefficients: Of another mask in the same place, metres; this camera's own where ``None``.
+        """
+        coefficients = self.coefficients if coefficients is None else coefficients
+        return torch.einsum("m,mhw->hw", coefficients, self.basis) * (self.aperture > 0)
 
-    def enclosed_psf(self, size: int) -> Tensor:
+    def pupil_phase(self, coefficients: Tensor | None = None) -> Tensor:
+        """Phase of mask (see :meth:`height_map`) and focus error, radians, unwrapped. Shape ``(3, N, N)``."""
+        mask = propagation.phase_delay(self.height_map(coefficients), self.wavelengths, self.delta_n)
+        return mask + self.config.focus_error * self.focus_phase_per_dioptre
+
+    def enclosed_psf(self, size: int, coefficients: Tensor | None = None) -> Tensor:
         """PSF before normalisation: each channel sums to the share of the energy inside the window."""
-        phase = self.pupil_phase()
+        phase = self.pupil_phase(coefficients)
         propagation.check_phase_sampling(phase, self.aperture)
         config, pitch = self.config, self.config.pixel_pitch(size)
         per_pixel = psf.samples_per_pixel(pitch, min(config.wavelengths), config.image_distance, config.aperture_radius)
@@ -244,10 +271,22 @@ class PhaseMaskCamera(ConvolutionCamera):
             config.psf_pixels(size),
             pitch,
             per_pixel,
+            self.transform,
         )
 
     def psf(self, size: int) -> Tensor:
         return psf.normalise_energy(self.enclosed_psf(size))
+
+    @torch.no_grad()
+    def keep_samplable(self, limit: float = 0.97 * math.pi) -> None:
+        """Scale the mask down where an optimiser step made it steeper than the pupil grid can hold (π a sample).
+
+        Args:
+            limit: Steepest phase between neighbouring pupil samples, radians.
+        """
+        steepest = propagation.steepest_phase_step(self.pupil_phase(), self.aperture)
+        if steepest > limit:
+            self.coefficients.mul_(limit / steepest)
 
 
 class GaussianCamera(ConvolutionCamera):
@@ -288,6 +327,7 @@ CAMERAS: dict[str, type[Camera]] = {
     "gaussian": GaussianCamera,
     "low-resolution": LowResolutionCamera,
 }
+"""Cameras by kind; the package's ``__init__`` adds those that have a module of their own."""
 
 
 class FrozenCamera(Camera):
@@ -320,6 +360,12 @@ def build_camera(config: CameraConfig) -> Camera:
     return CAMERAS[config.kind](config)
 
 
+def plain_config(config: CameraConfig) -> dict[str, Any]:
+    """A configuration as plain values, for files and digests; what only a family of masks has is left out elsewhere."""
+    dynamic = config.kind == "dynamic-mask"
+    return {name: value for name, value in to_mapping(config).items() if dynamic or name not in FAMILY_FIELDS}
+
+
 def save_camera(path: str | Path, camera: Camera, metadata: dict[str, Any] | None = None) -> Path:
     """Write a camera file in full precision: heights of 1e-7 m do not survive fp16.
 
@@ -328,7 +374,7 @@ def save_camera(path: str | Path, camera: Camera, metadata: dict[str, Any] | Non
     """
     tensors = {f"camera.{name}": tensor for name, tensor in camera.state_dict().items()}
     tensors = tensors or {"camera.empty": torch.zeros(1)}
-    return checkpoint.save(path, "camera", to_mapping(camera.config), tensors, metadata)
+    return checkpoint.save(path, "camera", plain_config(camera.config), tensors, metadata)
 
 
 def load_camera(source: str | Path) -> Camera:
@@ -336,7 +382,8 @@ def load_camera(source: str | Path) -> Camera:
 
     Args:
         source: ``learned`` (the bundled mask), a preset (``portrait``, ``paper``, ``low-resolution``, ``gaussian``,
-            ``defocus``, ``identity``), a ``.yaml`` camera configuration, or a ``.safetensors`` camera file.
+            ``defocus``, ``identity``, ``dynamic``), a ``.yaml`` camera configuration, or a ``.safetensors`` camera
+            file.
 
     Raises:
         ConfigError: No such preset, or an impossible configuration.

@@ -117,3 +117,47 @@ def fraunhofer(pupil: Tensor, pupil_axis: Tensor, sensor_axis: Tensor, wavelengt
     angle = -2 * math.pi / scale[:, None, None] * (sensor_axis[:, None] * pupil_axis[None, :])
     kernel = torch.polar(torch.ones_like(angle), angle)
     return kernel @ pupil @ kernel.transpose(-1, -2) * (spacing**2 / scale)[:, None, None]
+
+
+def fraunhofer_symmetric(
+    pupil: Tensor, pupil_axis: Tensor, sensor_axis: Tensor, wavelengths: Tensor, distance: float
+) -> Tensor:
+    r"""What :func:`fraunhofer` gives, to rounding, in a third of the time, where both axes are symmetric about 0.
+
+    .. math:: \sum_x P(x)\,e^{-i\kappa x} = \sum_{x \ge 0} P_+(x)\cos\kappa x - i\sum_{x > 0} P_-(x)\sin\kappa x,
+              \qquad P_\pm(x) = P(x) \pm P(-x)
+
+    The matrices are real and a quarter as large; the other half of the sensor is the difference instead of the sum.
+    Arguments and result as there, both axes in rising order.
+    """
+    spacing = pupil_axis[1] - pupil_axis[0]
+    scale = wavelengths * distance
+    beyond, onward = pupil_axis[len(pupil_axis) // 2 :], sensor_axis[len(sensor_axis) // 2 :]
+    angle = 2 * math.pi / scale[:, None, None] * (onward[:, None] * beyond[None, :])
+    kernels = torch.cos(angle), torch.sin(angle)
+    along_x = _half_transform(pupil, *kernels, len(sensor_axis))
+    return _half_transform(along_x, *kernels, len(sensor_axis)) * (spacing**2 / scale)[:, None, None]
+
+
+def _half_transform(field: Tensor, cosine: Tensor, sine: Tensor, points: int) -> Tensor:
+    """Transform the last axis by its even and odd part, and swap the axes. ``(L, A, N)`` → ``(L, points, A)``.
+
+    Args:
+        field: Complex. Shape ``(L, A, N)``.
+        cosine, sine: Of sensor points from the axis outwards and pupil samples likewise. Shape ``(L, U, M)``.
+        points: Of the whole sensor axis, 2 U or 2 U - 1.
+    """
+    centred = field.shape[-1] % 2
+    ahead = field[..., field.shape[-1] // 2 :]
+    behind = field[..., : field.shape[-1] // 2 + centred].flip(-1)
+    if centred:  # the sample on the axis is its own mirror image
+        behind = torch.cat([torch.zeros_like(behind[..., :1]), behind[..., 1:]], dim=-1)
+    even, odd = _times(cosine, ahead + behind), _times(sine, ahead - behind)
+    turned = torch.complex(odd.imag, -odd.real)
+    return torch.cat([(even - turned)[:, points % 2 :].flip(1), even + turned], dim=1)
+
+
+def _times(real: Tensor, field: Tensor) -> Tensor:
+    """Real matrices ``(L, U, M)`` times the transpose of complex ones ``(L, A, M)``: ``(L, U, A)``, complex."""
+    columns = torch.view_as_real(field).transpose(1, 2).flatten(2)  # (L, M, 2 A)
+    return torch.view_as_complex((real @ columns).unflatten(-1, (-1, 2)))

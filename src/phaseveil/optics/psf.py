@@ -1,6 +1,7 @@
 """Point spread functions on the sensor's pixels, and their transfer functions."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -9,6 +10,9 @@ from torch.nn import functional
 from phaseveil.optics import grid
 from phaseveil.optics.propagation import fraunhofer
 
+Transform = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+"""A function like :func:`phaseveil.optics.propagation.fraunhofer`."""
+
 
 def samples_per_pixel(pitch: float, shortest_wavelength: float, distance: float, radius: float) -> int:
     """Points per pixel and axis that sample the intensity at least at its Nyquist pitch λz/(4a)."""
@@ -16,7 +20,14 @@ def samples_per_pixel(pitch: float, shortest_wavelength: float, distance: float,
 
 
 def pixel_integrated_psf(
-    pupil: Tensor, pupil_axis: Tensor, wavelengths: Tensor, distance: float, pixels: int, pitch: float, per_pixel: int
+    pupil: Tensor,
+    pupil_axis: Tensor,
+    wavelengths: Tensor,
+    distance: float,
+    pixels: int,
+    pitch: float,
+    per_pixel: int,
+    transform: Transform = fraunhofer,
 ) -> Tensor:
     r"""Share of a point's light that each pixel collects.
 
@@ -30,12 +41,13 @@ def pixel_integrated_psf(
         pixels: Pixels of the window and axis.
         pitch: Pixel pitch, metres.
         per_pixel: Points per pixel and axis of the midpoint rule.
+        transform: Pupil to sensor.
 
     Returns:
         Shares; each channel sums to the energy that the window holds, at most 1. Shape ``(L, pixels, pixels)``.
     """
     sensor_axis = grid.pixel_axis(pixels, pitch, per_pixel, pupil_axis.dtype).to(pupil_axis.device)
-    field = fraunhofer(pupil, pupil_axis, sensor_axis, wavelengths, distance)
+    field = transform(pupil, pupil_axis, sensor_axis, wavelengths, distance)
     intensity = field.real.square() + field.imag.square()
     spacing = pupil_axis[1] - pupil_axis[0]
     total = (pupil.real.square() + pupil.imag.square()).sum(dim=(-2, -1), keepdim=True) * spacing**2

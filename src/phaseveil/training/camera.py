@@ -2,6 +2,7 @@
 
 Privacy is maximised *subject to* a ceiling on the landmark error: left to itself it spreads the PSF until the heatmap
 is the mean face. The network minimises the geometry loss alone; the mask sees it through an automatic multiplier.
+Adversaries may learn in the same loop (:mod:`phaseveil.training.adversaries`), in circumstances drawn for every batch.
 """
 
 import math
@@ -26,8 +27,10 @@ from phaseveil.losses.optics import ConstraintMultiplier
 from phaseveil.models.blocks import to_channels_last
 from phaseveil.models.heatmap import HeatmapConfig, HeatmapNet, load_heatmap_net, save_heatmap_net
 from phaseveil.optics.camera import Camera, PhaseMaskCamera, build_camera, load_camera, save_camera
-from phaseveil.optics.propagation import steepest_phase_step
+from phaseveil.optics.dynamic import DynamicCamera, dynamic_from
 from phaseveil.run_state import load_state, require_finite, save_state, seeded
+from phaseveil.training.adversaries import Adversary, AdversaryConfig, adversarial_losses, build_adversaries
+from phaseveil.training.conditions import ConditionsConfig, draw_conditions
 from phaseveil.training.ema import ModelEMA
 from phaseveil.training.logging import RunLog
 from phaseveil.training.pictures import heatmap_pictures, save_grid, save_optics_figure
@@ -43,8 +46,12 @@ class CameraLossWeights:
         privacy: 1 - MSE of acquisition and source (published: 1).
         detail: MTF suppression.
         airy: PSF against the clear lens's (published: 10; pulls against privacy, see ``docs/experiments.md``).
-        slope: Phase steps near the sampling limit; strong enough to stop before :func:`keep_samplable` must shrink
+        slope: Phase steps near the sampling limit; strong enough to stop before ``keep_samplable`` must shrink
             the whole mask.
+        range: Relief beyond ``CameraTraining.height_range``.
+        smoothness: Mean square Laplacian of the relief.
+        inversion: Reversed loss of the adversary that restores the scene; 0 leaves it out.
+        identity: Reversed loss of the adversary that recognises the face; 0 leaves it out.
     """
 
     heatmap: float = 2.0
@@ -53,6 +60,10 @@ class CameraLossWeights:
     detail: float = 1.0
     airy: float = 0.0
     slope: float = 1000.0
+    range: float = 1.0
+    smoothness: float = 0.0
+    inversion: float = 0.0
+    identity: float = 0.0
 
 
 @dataclass
@@ -72,6 +83,11 @@ class CameraTraining:
         mask_start_defocus: Defocus (Noll 4) that a flat mask starts with, metres RMS; from less than about 3 µm the
             search ends in a local optimum that blurs little, see ``docs/experiments.md``.
         mask_rate: Adam step of the coefficients, metres.
+        family_size: Numbers that select a mask of a family, drawn afresh for each exposure; 0 learns a fixed mask.
+        family_spread: RMS height of each of the family's first directions, metres.
+        height_range: Difference of heights of the mask that costs nothing, metres.
+        conditions: Circumstances drawn for every batch.
+        adversary: Of the adversaries, where their weights are above 0.
     """
 
     data: str = "data/prepared"
@@ -90,6 +106,11 @@ class CameraTraining:
     mask_start: float = 2e-8
     mask_start_defocus: float = 3.5e-6
     mask_rate: float = 3e-9
+    family_size: int = 0
+    family_spread: float = 2e-7
+    height_range: float = 50e-6
+    conditions: ConditionsConfig = field(default_factory=ConditionsConfig)
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     ceiling: float = 0.055
     multiplier_rate: float = 0.05
     ema: float = 0.998
@@ -133,9 +154,9 @@ def train_camera(
             step += 1
             timed_out = (time.monotonic() - began) / 60 > max_minutes
             if step % config.save_every == 0 or step == config.steps or timed_out:
-                run.save(out / "state.safetensors", config, step)
                 figures = _validate(run.camera, run.ema.module, held_out, config, device)
                 _export(out, run, held_out, config, {"steps": step, **figures})
+                run.save(out / "state.safetensors", config, step)  # last: what a resumed run finds is exported already
                 log.scalars(step, figures)
             if timed_out:
                 say(f"stopped after {max_minutes:g} minutes at step {step} of {config.steps}; go on with --resume")
@@ -153,10 +174,12 @@ class _Run:
     optimizers: dict[str, torch.optim.Optimizer]
     multiplier: ConstraintMultiplier
     clear_psf: Tensor
+    adversaries: dict[str, Adversary]
 
     @property
     def _modules(self) -> dict[str, nn.Module]:
-        return {"camera": self.camera, "network": self.network, "ema": self.ema.module}
+        own = {"camera": self.camera, "network": self.network, "ema": self.ema.module}
+        return own | {name: adversary.network for name, adversary in self.adversaries.items()}
 
     def save(self, path: Path, config: CameraTraining, step: int) -> None:
         save_state(path, to_mapping(config), step, self._modules, self.optimizers, self.multiplier.state())
@@ -181,6 +204,8 @@ def _start(config: CameraTraining, device: str) -> _Run:
             start = torch.randn(camera.coefficients.shape, generator=seeded(config.seed, 0, 9)) * config.mask_start
             start[0] += config.mask_start_defocus
             camera.coefficients.data.copy_(start)
+        if config.family_size > 0 and not isinstance(camera, DynamicCamera):
+            camera = dynamic_from(camera, config.family_size, config.family_spread, seeded(config.seed, 0, 10))
     network = load_heatmap_net(config.heatmap) if config.heatmap else HeatmapNet(config.network)
     if network.config != config.network:
         raise ConfigError(
@@ -193,8 +218,10 @@ def _start(config: CameraTraining, device: str) -> _Run:
     }
     if config.mask_share > 0:
         optimizers["mask"] = torch.optim.Adam(camera.parameters(), lr=config.mask_rate, betas=(0.9, 0.99), eps=1e-12)
+    adversaries = build_adversaries(vars(config.weights), config.adversary, device) if config.mask_share > 0 else {}
+    optimizers |= {name: adversary.optimizer for name, adversary in adversaries.items()}
     multiplier = ConstraintMultiplier(config.ceiling, config.multiplier_rate)
-    return _Run(camera, network, ModelEMA(network, config.ema), optimizers, multiplier, clear_psf)
+    return _Run(camera, network, ModelEMA(network, config.ema), optimizers, multiplier, clear_psf, adversaries)
 
 
 def _augmented(faces: FaceDataset, config: CameraTraining, step: int, device: str) -> FaceBatch:
@@ -210,8 +237,9 @@ def _augmented(faces: FaceDataset, config: CameraTraining, step: int, device: st
 def _train_step(step: int, batch: FaceBatch, run: _Run, config: CameraTraining) -> dict[str, Any]:
     """One optimisation step; returns unweighted losses and figures to log."""
     mask_learns = step < int(config.mask_share * config.steps)
+    camera = run.camera.under(draw_conditions(run.camera.config, config.conditions, seeded(config.seed, step, 4)))
     with torch.set_grad_enabled(mask_learns):
-        acquisition = run.camera(batch.image, seeded(config.seed, step, 1, batch.image.device))
+        acquisition = camera(batch.image, seeded(config.seed, step, 1, batch.image.device))
     seen = optics_losses.scale_gradient(acquisition, run.multiplier.value) if mask_learns else acquisition
     with torch.autocast(batch.image.device.type, torch.bfloat16):
         output = run.network(seen.contiguous(memory_format=torch.channels_last))
@@ -219,45 +247,55 @@ def _train_step(step: int, batch: FaceBatch, run: _Run, config: CameraTraining) 
         "heatmap": geometry.teacher_loss(output.logits, batch.landmarks),
         "landmark": geometry.landmark_loss(output.landmarks, batch.landmarks),
     }
+    weights, adversarial = vars(config.weights), {}
     if mask_learns:
-        losses |= _mask_losses(run, acquisition, batch.image)
-    weights = vars(config.weights)
+        losses |= _mask_losses(run, acquisition, batch.image, config)
+        felt = {name: config.adversary.share(step) * weights[name] for name in run.adversaries}
+        adversarial = adversarial_losses(run.adversaries, acquisition, batch, felt)
     for optimizer in run.optimizers.values():
         optimizer.zero_grad(set_to_none=True)
-    torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
-    for group in run.optimizers["network"].param_groups:
-        group["lr"] = config.learning_rate * cosine_schedule(step, config.warm_up, config.steps)
-    torch.nn.utils.clip_grad_norm_(run.network.parameters(), 5.0)
-    run.optimizers["network"].step()
-    figures: dict[str, Any] = {name: loss.item() for name, loss in losses.items()}
-    if mask_learns:
-        run.optimizers["mask"].step()
-        keep_samplable(run.camera)
+    terms = [weights[name] * loss for name, loss in losses.items()] + list(adversarial.values())
+    torch.stack(terms).sum().backward()
+    figures: dict[str, Any] = {name: loss.item() for name, loss in (losses | adversarial).items()}
+    moved = _descend(step, run, config, mask_learns)
+    if moved:
         run.multiplier.update(figures["landmark"])
         figures |= {"multiplier": run.multiplier.value, "mean_error": run.multiplier.mean_error}
     return figures
 
 
-def _mask_losses(run: _Run, acquisition: Tensor, source: Tensor) -> dict[str, Tensor]:
+def _descend(step: int, run: _Run, config: CameraTraining, mask_learns: bool) -> bool:
+    """Let every optimiser take its step; tells whether the mask moved, which waits for the adversaries' head start."""
+    for group in run.optimizers["network"].param_groups:
+        group["lr"] = config.learning_rate * cosine_schedule(step, config.warm_up, config.steps)
+    torch.nn.utils.clip_grad_norm_(run.network.parameters(), 5.0)
+    run.optimizers["network"].step()
+    if not mask_learns:
+        return False
+    for adversary in run.adversaries.values():
+        torch.nn.utils.clip_grad_norm_(adversary.network.parameters(), 5.0)
+        adversary.optimizer.step()
+    if run.adversaries and step < config.adversary.head_start:
+        return False
+    run.optimizers["mask"].step()
+    assert isinstance(run.camera, PhaseMaskCamera)
+    run.camera.keep_samplable()
+    return True
+
+
+def _mask_losses(run: _Run, acquisition: Tensor, source: Tensor, config: CameraTraining) -> dict[str, Tensor]:
     """Privacy and regularity of the optics, unweighted."""
     camera, size = run.camera, source.shape[-1]
     assert isinstance(camera, PhaseMaskCamera)
-    psf = camera.psf(size)
+    psf, height = camera.psf(size), camera.height_map()
     return {
         "privacy": optics_losses.privacy_loss(acquisition, source),
         "detail": optics_losses.detail_loss(psf, size=size),
         "airy": optics_losses.airy_distance(psf, run.clear_psf),
         "slope": optics_losses.slope_loss(camera.pupil_phase(), camera.aperture),
+        "range": optics_losses.range_loss(height, config.height_range),
+        "smoothness": optics_losses.smoothness_loss(height, camera.aperture),
     }
-
-
-@torch.no_grad()
-def keep_samplable(camera: Camera, limit: float = 0.97 * math.pi) -> None:
-    """Scale the mask down where an optimiser step made it steeper than the pupil grid can hold (house guard: π)."""
-    assert isinstance(camera, PhaseMaskCamera)
-    steepest = steepest_phase_step(camera.pupil_phase(), camera.aperture)
-    if steepest > limit:
-        camera.coefficients.mul_(limit / steepest)
 
 
 def cosine_schedule(step: int, warm_up: int, steps: int) -> float:

@@ -185,11 +185,11 @@ def train_face(
             step += 1
             timed_out = (time.monotonic() - began) / 60 > max_minutes
             if step % config.save_every == 0 or step == config.steps or timed_out:
-                run.save(out / "state.safetensors", config, step)
                 save_face_networks(
                     out / "face.safetensors", run.ema.module, {"steps": step, "batch_size": config.batch_size}
                 )
                 _save_samples(out / "samples.png", held_out, run, config, device)
+                run.save(out / "state.safetensors", config, step)  # last: what a resumed run finds is exported already
             if timed_out:
                 say(f"stopped after {max_minutes:g} minutes at step {step} of {config.steps}; go on with --resume")
                 break
