@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 
 from phaseveil.losses.optics import (
+    MID_GREY,
+    SCENE_VARIANCE,
     ConstraintMultiplier,
     airy_distance,
     detail_loss,
+    information_loss,
     privacy_loss,
     range_loss,
     scale_gradient,
@@ -17,6 +20,7 @@ from phaseveil.losses.optics import (
     smoothness_loss,
 )
 from phaseveil.optics.camera import CameraConfig, PhaseMaskCamera, build_camera, load_camera
+from phaseveil.optics.sensor import SensorConfig, noise_variance
 
 SIZE = 32
 
@@ -39,6 +43,7 @@ def airy(camera: PhaseMaskCamera) -> Tensor:
 LOSSES = {
     "privacy": privacy,
     "detail": lambda camera: detail_loss(camera.psf(SIZE), size=SIZE),
+    "information": lambda camera: information_loss(camera.psf(SIZE), camera.config.sensor, size=SIZE),
     "airy": airy,
     "slope": lambda camera: slope_loss(camera.pupil_phase(), camera.aperture, limit=0.1),
 }
@@ -92,6 +97,33 @@ def test_detail_of_a_gaussian_is_the_sum_that_it_says() -> None:
                 expected += math.exp(-4 * math.pi**2 * sigma**2 * square / size**2) / square
                 weight += 1 / square
     assert detail_loss(psf, size=size).item() == pytest.approx(math.log(expected / weight), rel=1e-3)
+
+
+def test_information_of_a_point_is_the_mean_capacity_of_its_channels() -> None:
+    point, sensor = torch.zeros(3, 5, 5), SensorConfig()
+    point[:, 2, 2] = 1
+    axis = torch.fft.fftfreq(SIZE, dtype=torch.float64) * SIZE
+    square = axis[:, None] ** 2 + axis[None, :] ** 2
+    natural = torch.where(square > 0, 1 / square.clamp_min(1), 0)
+    ratio = SCENE_VARIANCE * natural / natural.sum() * SIZE**2 / noise_variance(sensor, MID_GREY)
+    weight = natural * (square > 16)
+    expected = ((1 + ratio).log2() * weight).sum() / weight.sum()
+    assert information_loss(point, sensor, size=SIZE).item() == pytest.approx(expected.item(), rel=0.02)
+
+
+def test_information_falls_with_blur_and_with_noise_but_not_with_a_shift() -> None:
+    quiet, loud = SensorConfig(), SensorConfig(full_well=10_000 / 16, read_noise=3 / 4, bits=16)
+    losses = [
+        information_loss(build_camera(CameraConfig(kind="gaussian", gaussian_sigma=sigma)).psf(SIZE), quiet, size=SIZE)
+        for sigma in (0.02, 0.04, 0.08)
+    ]
+    assert losses[0] > losses[1] > losses[2] >= 0
+    point = torch.zeros(3, 5, 5)
+    point[:, 2, 2] = 1
+    clear = information_loss(point, quiet, size=SIZE)
+    assert information_loss(point.roll(1, dims=-1), quiet, size=SIZE) == pytest.approx(clear.item(), rel=1e-5)
+    lost = math.log2(noise_variance(loud, MID_GREY) / noise_variance(quiet, MID_GREY))
+    assert (clear - information_loss(point, loud, size=SIZE)).item() == pytest.approx(lost, rel=0.02)
 
 
 def test_airy_distance_is_nothing_for_the_clear_lens_and_has_a_finite_gradient_there() -> None:

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from phaseveil.errors import ConfigError
-from phaseveil.optics.sensor import SensorConfig, expose, linear_to_srgb, quantise, srgb_to_linear
+from phaseveil.optics.sensor import (
+    SensorConfig,
+    expose,
+    linear_to_srgb,
+    noise_variance,
+    quantise,
+    srgb_to_linear,
+)
 
 FINE = SensorConfig(bits=16)
 
@@ -89,3 +96,10 @@ def test_quantisation_has_its_levels_and_lets_the_gradient_through(bits: int) ->
 def test_impossible_sensors_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"^sensor: .*(electrons|bits)"):
         SensorConfig(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("config", [SensorConfig(), SensorConfig(full_well=1000, read_noise=10, exposure=0.5, bits=6)])
+def test_noise_variance_is_that_of_the_read_out(config: SensorConfig) -> None:
+    light = torch.linspace(0.19, 0.21, 200_000)
+    seen = expose(light, config, torch.Generator().manual_seed(0))
+    assert (seen - light).var().item() == pytest.approx(noise_variance(config, 0.2), rel=0.03)

@@ -67,6 +67,16 @@ def expose(light: Tensor, config: SensorConfig, generator: torch.Generator | Non
     return quantise(filled, config.bits).div_(config.exposure).clamp_max_(1)
 
 
+def noise_variance(config: SensorConfig, light: float) -> float:
+    """Variance of the read-out of linear light (0 to 1) about it: shot and read noise, and rounding to the levels.
+
+    Rounding counts as uniform noise of a twelfth of a squared step [Widrow 1956, IRE Trans. Circuit Theory 3, 266].
+    """
+    white = config.exposure * config.full_well
+    step = 1 / ((2**config.bits - 1) * config.exposure)
+    return (light * white + config.read_noise**2) / white**2 + step**2 / 12
+
+
 def quantise(signal: Tensor, bits: int) -> Tensor:
     """Round to the converter's levels; straight-through gradient [Bengio et al. 2013, arXiv 1308.3432].
 

@@ -45,6 +45,8 @@ class CameraLossWeights:
         landmark: Landmark error, inter-ocular distances.
         privacy: 1 - MSE of acquisition and source (published: 1).
         detail: MTF suppression.
+        information: What passes above the noise, bits of a Fourier mode; the part of privacy that deconvolution is
+            measured by.
         airy: PSF against the clear lens's (published: 10; pulls against privacy, see ``docs/experiments.md``).
         slope: Phase steps near the sampling limit; strong enough to stop before ``keep_samplable`` must shrink
             the whole mask.
@@ -58,6 +60,7 @@ class CameraLossWeights:
     landmark: float = 1.0
     privacy: float = 1.0
     detail: float = 1.0
+    information: float = 0.0
     airy: float = 0.0
     slope: float = 1000.0
     range: float = 1.0
@@ -291,6 +294,7 @@ def _mask_losses(run: _Run, acquisition: Tensor, source: Tensor, config: CameraT
     return {
         "privacy": optics_losses.privacy_loss(acquisition, source),
         "detail": optics_losses.detail_loss(psf, size=size),
+        "information": optics_losses.information_loss(psf, camera.config.sensor, size=size),
         "airy": optics_losses.airy_distance(psf, run.clear_psf),
         "slope": optics_losses.slope_loss(camera.pupil_phase(), camera.aperture),
         "range": optics_losses.range_loss(height, config.height_range),
