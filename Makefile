@@ -23,6 +23,7 @@ check: $(DEV)
 bench: $(DEV)
 	$(BIN)/python -m bench.camera_speed
 	$(BIN)/python -m bench.anonymize_speed
+	$(BIN)/python -m bench.engines
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("PhaseVeil needs Python 3.11 or later: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

@@ -1,6 +1,7 @@
 """What all tests share: a public-domain face, tiny networks with random weights, a prepared folder of drawn faces."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from phaseveil.models.heatmap import HeatmapConfig, HeatmapNet, save_heatmap_net
 from phaseveil.optics.camera import CameraConfig, build_camera, save_camera
 
 SIZE = 32  # side of the drawn faces, pixels
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # some tests look for onnxruntime by importing it
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +63,20 @@ def tiny_weights(
     save_camera(folder / "camera.safetensors", build_camera(CameraConfig(kind="gaussian")))
     save_heatmap_net(folder / "heatmap.safetensors", HeatmapNet(tiny_heatmap_config))
     save_face_networks(folder / "face.safetensors", FaceNetworks(tiny_face_config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that ``phaseveil export onnx`` wrote for the tiny networks."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="needs the extra 'onnx'")
+    from phaseveil import PhaseVeil
+    from phaseveil.apps.export import export_onnx
+    from phaseveil.engines.export import Settings
+
+    folder = tmp_path_factory.mktemp("exported")
+    export_onnx(PhaseVeil.from_pretrained(tiny_weights), folder, Settings(), lambda done, total: None)
     return folder
 
 

@@ -36,6 +36,8 @@ COMMANDS = [
     ["attack"],
     ["table1"],
     ["sweep"],
+    ["export"],
+    ["export", "onnx"],
 ]
 
 
@@ -112,6 +114,10 @@ def test_the_installed_command_exits_with_the_code() -> None:
         (["anonymize", "x.png", "--out", "o", "--acquired", "--camera", "paper"], "--acquired and --camera exclude"),
         (["anonymize", "x.png", "--out", "o", "--align", "--size", "64"], "--align and --size exclude"),
         (["anonymize", "x.png", "--out", "o", "--save", "poster"], "--save poster"),
+        (["anonymize", "x.png", "--out", "o", "--engine", "abacus"], "--engine"),
+        (["export"], "Missing command"),
+        (["export", "onnx"], "--out"),
+        (["export", "onnx", "--out", "o", "--opset", "9"], "--opset"),
         (["camera", "info", "telescope"], "telescope"),
         (["train"], "Missing command"),
         (["train", "camera", "absent"], "no such config file or preset"),
@@ -455,3 +461,41 @@ def test_sweep_says_what_it_lacks(run: Any, tmp_path: Path) -> None:
     assert_one_error(run("sweep", "front", *given), "no index.jsonl; run 'phaseveil prepare")
     assert_one_error(run("sweep", "front", "--out", tmp_path), "--data")
     assert not (tmp_path / "out").exists()
+
+
+def test_export_tells_how_well_the_files_agree(
+    run: Any, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phaseveil.engines.export import Exported, Settings
+
+    seen: list[Any] = []
+
+    def export(pipeline: PhaseVeil, out: Path, settings: Settings, report: Any) -> list[Exported]:
+        seen.append((pipeline.size, settings))
+        return [Exported(out / "pair.onnx", 3 * 2**20, 1.5e-6, 2e-7, 0.25)]
+
+    monkeypatch.setattr("phaseveil.apps.export.export_onnx", export)
+    given = ("export", "onnx", "--out", tmp_path, "--weights", tiny_weights)
+    lines = run(*given, "--opset", "20", "--precision", "int8").out.splitlines()
+    assert lines[1].split() == [str(tmp_path / "pair.onnx"), "3.0", "1.5e-06", "2.0e-07", "0.250"]
+    assert seen == [(32, Settings(20, "int8"))]
+    (record,) = json.loads(run(*given, "--json").out)
+    assert record == {
+        "path": str(tmp_path / "pair.onnx"),
+        "size": 3 * 2**20,
+        "largest": 1.5e-6,
+        "mean": 2e-7,
+        "landmark_shift": 0.25,
+    }
+
+
+def test_anonymize_runs_on_another_engine(anonymize: Any, exported: Path, face_file: Path, tmp_path: Path) -> None:
+    call = ("--seed", "3", "--engine", "onnxruntime", "--engine-dir", exported)
+    assert anonymize(face_file, "--out", tmp_path / "a", *call).code == 0
+    assert anonymize(face_file, "--out", tmp_path / "b", "--seed", "3").code == 0
+    found, expected = (read_image(tmp_path / name / "face.png").astype(int) for name in "ab")
+    assert np.abs(found - expected).mean() < 1  # PyTorch's may be in bfloat16
+    assert_one_error(
+        anonymize(face_file, "--out", tmp_path / "c", "--engine", "onnxruntime", "--engine-dir", tmp_path),
+        "no pair.onnx here; write it by 'phaseveil export onnx",
+    )

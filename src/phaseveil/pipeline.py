@@ -1,5 +1,6 @@
 """Source → acquisition → heatmap → new face: the networks loaded once, then run on images and batches."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from phaseveil.data.datasets import DOMAINS
 from phaseveil.data.image_io import ImageArray, read_image, resize, to_array, to_tensor
+from phaseveil.engines.engine import Engine, TorchEngine
 from phaseveil.errors import CheckpointError, ConfigError, InputError
 from phaseveil.models.face import FaceNetworks, load_face_networks
 from phaseveil.models.heatmap import HeatmapNet, load_heatmap_net
+from phaseveil.models.pair import Pair
 from phaseveil.optics.camera import Camera, load_camera
 
 NOISE_STREAM = 0x6E6F6973
@@ -100,6 +103,7 @@ class PhaseVeil:
         self.networks = networks.eval().to(self.device)
         for module in (self.heatmap_net, self.networks):
             nn.utils.convert_conv2d_weight_memory_format(module, torch.channels_last)
+        self.engine: Engine = TorchEngine(Pair(self.heatmap_net, self.networks.generator), self.device, self.dtype)
 
     @classmethod
     def from_pretrained(
@@ -130,6 +134,16 @@ class PhaseVeil:
             device=usable_device(device),
             dtype=dtype,
         )
+
+    def with_engine(self, engine: Engine) -> "PhaseVeil":
+        """The same camera and networks, where another engine than PyTorch runs heatmap network and generator.
+
+        Args:
+            engine: Made from these networks, see :func:`phaseveil.apps.export.use_engine`.
+        """
+        other = copy.copy(self)
+        other.engine = engine
+        return other
 
     def __call__(
         self,
@@ -242,12 +256,10 @@ class PhaseVeil:
         Returns:
             All float32 and on the CPU.
         """
-        frames = acquisitions.to(self.device, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            geometry = self.heatmap_net(frames)
-            face = self.networks.generator(frames, geometry.heatmap, styles)
-        found = Generated(face.float().clamp(0, 1), frames, geometry.heatmap, geometry.landmarks)
-        return Generated(*(tensor.float().cpu().contiguous() for tensor in found))
+        drawn = self.engine.redraw(acquisitions, styles)
+        return Generated(
+            drawn.face.clamp(0, 1), acquisitions.float().cpu().contiguous(), drawn.heatmap, drawn.landmarks
+        )
 
 
 def noise_generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:

@@ -143,7 +143,7 @@ def test_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path = save(tmp_path / "a.onnx", ["n", 3, SIDE, SIDE])
     with pytest.raises(CheckpointError, match="no such recogniser"):
         load_recogniser(tmp_path / "missing.onnx")
-    with pytest.raises(CheckpointError, match="no such recogniser"):
+    with pytest.raises(CheckpointError, match="no such network"):
         OnnxRecogniser(tmp_path / "missing.onnx", settings())
     with pytest.raises(ConfigError, match=r"a\.yaml: no such file; write size, mean"):
         load_recogniser(path)

@@ -1,6 +1,5 @@
 """Any face recogniser as an ONNX file, with a YAML file beside it that says how its faces are cut and normalised."""
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from phaseveil.config import load_config
 from phaseveil.data.align import similarity as fit_similarity
 from phaseveil.data.align import warp
 from phaseveil.data.image_io import ImageArray, resize
+from phaseveil.engines.onnx_runtime import one_line, open_session, runtime_errors
+from phaseveil.engines.packages import need
 from phaseveil.errors import CheckpointError, ConfigError
 from phaseveil.metrics.identity import DlibRecogniser, Floats, Recogniser
 
@@ -84,11 +85,10 @@ class OnnxRecogniser:
     """
 
     def __init__(self, path: str | Path, settings: OnnxSettings, batch_size: int = 32) -> None:
-        if importlib.util.find_spec("onnxruntime") is None:
-            raise ConfigError("this needs the package onnxruntime; install 'phaseveil[eval]'")
+        need("onnxruntime", extra="eval")
         self.name = Path(path).stem
         self._path, self._settings = path, settings
-        self._session = _open(Path(path))
+        self._session = open_session(Path(path))
         self._fixed, self._channels_last = _layout(path, self._session.get_inputs(), settings)
         self._batch_size = self._fixed or batch_size
         self._cut = _cutter(settings)
@@ -118,8 +118,8 @@ class OnnxRecogniser:
             values = values.transpose(0, 3, 1, 2)
         try:
             output = self._session.run(None, {self._session.get_inputs()[0].name: np.ascontiguousarray(values)})[0]
-        except _runtime_errors() as error:
-            raise CheckpointError(f"{self._path}: the network fails ({_one_line(error)}); export it again") from error
+        except runtime_errors() as error:
+            raise CheckpointError(f"{self._path}: the network fails ({one_line(error)}); export it again") from error
         if np.ndim(output) != 2 or len(output) != len(faces) or not np.isfinite(output).all():
             raise CheckpointError(
                 f"{self._path}: its first output is {np.shape(output)} for {len(faces)} faces, or not finite; "
@@ -179,20 +179,6 @@ def _cutter(settings: OnnxSettings) -> Cut:
     return lambda image, landmarks: resize(image, shape)
 
 
-def _open(path: Path) -> Any:
-    """An ``onnxruntime.InferenceSession``."""
-    import onnxruntime
-
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such recogniser; give an .onnx file")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # fatal only: what goes wrong is raised as an error
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except _runtime_errors() as error:
-        raise CheckpointError(f"{path}: damaged or no network of ONNX ({_one_line(error)}); export it again") from error
-
-
 def _layout(path: str | Path, inputs: Sequence[Any], settings: OnnxSettings) -> tuple[int | None, bool]:
     """The network's batch size, ``None`` where it is open, and whether channels come last."""
     shape = list(inputs[0].shape)
@@ -205,14 +191,3 @@ def _layout(path: str | Path, inputs: Sequence[Any], settings: OnnxSettings) -> 
     raise CheckpointError(
         f"{path}: takes {taken}, not float32 faces of {height}×{width} pixels; correct size and height in the YAML file"
     )
-
-
-def _runtime_errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises; its errors have no common base."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].removeprefix("[ONNXRuntimeError] : ")
