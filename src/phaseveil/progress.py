@@ -12,40 +12,58 @@ Report = Callable[[int, int | None], None]
 
 
 @contextmanager
-def progress(description: str) -> Iterator[Report]:
+def progress(description: str, unit: str | None = None) -> Iterator[Report]:
     """Show how far a piece of work has come while the block runs.
 
     Args:
         description: What is being done, such as ``anonymize``.
+        unit: What is counted, such as ``frames``; where given, their number per second is shown, too.
 
     Yields:
         A function to call with the number of items finished so far and their total.
     """
-    with _bar(description) if sys.stderr.isatty() else _lines(description) as report:
+    with _bar(description, unit) if sys.stderr.isatty() else _lines(description, unit) as report:
         yield report
 
 
 @contextmanager
-def _bar(description: str) -> Iterator[Report]:
+def _bar(description: str, unit: str | None) -> Iterator[Report]:
     """A bar that disappears when the work is done."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+    from rich.text import Text
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    class Speed(ProgressColumn):
+        """Items per second, lately."""
+
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f} {unit}/s" if task.speed else "")
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining()]
+    with Progress(*columns, *([Speed()] if unit else []), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager
-def _lines(description: str) -> Iterator[Report]:
+def _lines(description: str, unit: str | None) -> Iterator[Report]:
     """A line every :data:`PLAIN_INTERVAL` seconds, none for short work."""
     last = time.monotonic()
+    first: tuple[int, float] | None = None
 
     def report(done: int, total: int | None) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PLAIN_INTERVAL:
-            last = time.monotonic()
-            print(f"{description}: {done}" + (f" of {total}" if total is not None else ""), file=sys.stderr, flush=True)
+        nonlocal first, last
+        now = time.monotonic()
+        first = first or (done, now)
+        if now - last < PLAIN_INTERVAL:
+            return
+        last = now
+        line = f"{description}: {done}" + (f" of {total}" if total is not None else "")
+        if unit and now > first[1] and done > first[0]:
+            speed = (done - first[0]) / (now - first[1])
+            line += f", {speed:.1f} {unit}/s"
+            line += f", {(total - done) / speed:.0f} s left" if total is not None and total > done else ""
+        print(line, file=sys.stderr, flush=True)
 
     yield report

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from phaseveil.apps import batch
-from phaseveil.apps.batch import Job, Manifest, Record, ahead, plan, summarise
+from phaseveil.apps.batch import Job, Manifest, Record, ahead, combine, plan, summarise
 from phaseveil.errors import InputError
 
 
@@ -83,6 +83,27 @@ def test_the_manifest_has_a_line_an_input(tmp_path: Path) -> None:
     assert skipped["status"] == "skipped"
     assert skipped["output"] is None
     assert skipped["reason"] == "no face found"
+
+
+def test_a_video_has_its_frames_in_the_manifest_and_a_partial_one_counts_as_skipped(tmp_path: Path) -> None:
+    records = [
+        Record("a.mp4", "done", str(tmp_path / "a.mp4"), 2, 1.0, 4, frames=100, missed=0),
+        Record("b.mp4", "partial", str(tmp_path / "b.mp4"), 1, 1.0, 4, "ends early", frames=10, missed=3),
+    ]
+    manifest = Manifest(tmp_path, [], (".mp4",))
+    for record in records:
+        manifest.add(record)
+    first, second = lines(tmp_path)
+    assert (first["frames"], first["missed"], "reason" in first) == (100, 0, False)
+    assert (second["status"], second["reason"]) == ("partial", "ends early")
+    videos = summarise(records, 2.0, manifest.path)
+    assert (videos.done, videos.skipped, videos.faces) == (1, 1, 3)
+    images = summarise([Record("c.png", "done", faces=1)], 3.0, manifest.path, [tmp_path / "page.png"])
+    both = combine([images, videos])
+    assert (both.done, both.skipped, both.faces, both.seconds) == (2, 1, 4, 5.0)
+    assert (both.manifest, both.sheets) == (str(manifest.path), [str(tmp_path / "page.png")])
+    Manifest(tmp_path, [Job(Path("other/b.avi"), "b")], (".mkv", ".mp4"))
+    assert [line["input"] for line in lines(tmp_path)] == ["a.mp4"]
 
 
 def test_lines_of_earlier_runs_stay_unless_taken_up_again(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from PIL import Image
 from phaseveil.data import image_io
 from phaseveil.data.image_io import (
     decode_image,
+    find_files,
+    list_files,
     list_images,
     read_image,
     resize,
@@ -154,6 +156,17 @@ def test_inputs_are_files_folders_and_patterns(tmp_path: Path, monkeypatch: pyte
     assert names(tmp_path / "sub/notes.txt") == ["sub/notes.txt"]
     monkeypatch.chdir(tmp_path)
     assert list_images(["*.png"]) == [Path("b.png")]
+
+
+def test_other_kinds_of_files_are_listed_alike(tmp_path: Path) -> None:
+    for name in ("a.png", "b.MP4", "sub/c.mov"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = list_files([tmp_path, tmp_path / "a.png"], {".mp4", ".mov"}, "videos")
+    assert [path.name for path in found] == ["b.MP4", "c.mov", "a.png"]
+    assert find_files(tmp_path / "*.jpg", {".jpg"}) == []
+    with pytest.raises(InputError, match="no films found"):
+        list_files([tmp_path], {".avi"}, "films")
 
 
 def test_inputs_that_name_nothing_are_errors(tmp_path: Path) -> None:

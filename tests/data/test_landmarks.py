@@ -1,11 +1,13 @@
 """Detectors find the faces that are there, where they are, at any size of photograph."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from phaseveil.data import landmarks as landmarks_module
 from phaseveil.data.align import align_face, similarity, template_points, transform, warp
-from phaseveil.data.detections import search
+from phaseveil.data.detections import iou, search, search_video, widen
 from phaseveil.data.image_io import ImageArray, resize
 from phaseveil.data.landmarks import (
     CloseUpDetector,
@@ -14,11 +16,14 @@ from phaseveil.data.landmarks import (
     FirstThatFinds,
     LandmarkPredictor,
     MTCNNDetector,
+    VideoDetector,
     YuFaceDetector,
+    crop_box,
     default_detector,
     dlib_box,
     most_prominent,
     overlap,
+    tilt,
 )
 from phaseveil.errors import ConfigError
 
@@ -104,8 +109,9 @@ def test_mtcnn_and_dlib_find_nothing_in_a_blank() -> None:
     assert DlibDetector().detect(blank) == []
 
 
+@pytest.mark.parametrize("hunt", [search, search_video])
 @pytest.mark.parametrize("shape", [(700, 1500), (1600, 500), (2100, 1300)])
-def test_tiles_find_every_square_once(shape: tuple[int, int]) -> None:
+def test_tiles_find_every_square_once(shape: tuple[int, int], hunt: Callable[..., list[FaceDetection]]) -> None:
     generator = np.random.default_rng(3)
     photograph = np.zeros((*shape, 3), dtype=np.uint8)
     truth = []
@@ -115,9 +121,41 @@ def test_tiles_find_every_square_once(shape: tuple[int, int]) -> None:
             side = generator.integers(16, 60)
             photograph[y : y + side, x : x + side] = 255
             truth.append((x, y, x + side - 1, y + side - 1))
-    found = search(photograph, white_squares, reach=2100)
+    found = hunt(photograph, white_squares, reach=2100)
     boxes = sorted(tuple(map(round, found_face.box)) for found_face in found)
     assert boxes == sorted(map(tuple, np.array(truth).tolist()))
+
+
+def test_frames_of_a_video_are_cut_into_few_large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def spy(frame: ImageArray) -> list[FaceDetection]:
+        seen.append(frame.shape[:2])
+        return []
+
+    for width, height, reach, expected in [
+        (1280, 720, 960, [(540, 960)]),
+        (1280, 720, 1280, [(720, 720)] * 2 + [(360, 640)]),
+        (1920, 1080, 1920, [(620, 747)] * 6 + [(360, 640)]),
+    ]:
+        seen.clear()
+        assert search_video(np.zeros((height, width, 3), np.uint8), spy, reach) == []
+        assert seen == expected
+
+
+def test_a_close_up_of_a_known_tilt_is_as_good_as_a_long_look(astronaut: np.ndarray) -> None:
+    detector = VideoDetector(640)
+    (coarse,) = detector.find(astronaut)
+    assert coarse.points is not None
+    for points in (detector.look(astronaut, coarse.box), detector.glance(astronaut, coarse.box, tilt(coarse.points))):
+        assert points is not None
+        assert np.linalg.norm(points - POINTS, axis=1).max() < 7
+        left, top, right, bottom = crop_box(points)
+        assert right - left == pytest.approx(bottom - top)
+        assert abs((left + right) / 2 - 225) < 6
+    empty = (400.0, 10.0, 470.0, 80.0)
+    assert detector.look(astronaut, empty) is None
+    assert detector.glance(astronaut, empty, 0.0) is None
 
 
 @pytest.mark.parametrize("degrees", [-40.0, -15.0, 20.0, 40.0])
@@ -212,3 +250,12 @@ def test_the_default_detector_uses_what_is_there(
 ) -> None:
     monkeypatch.setattr(landmarks_module, "_installed", lambda module: module in installed)
     assert type(default_detector()) is kind
+
+
+def test_intersection_over_union_and_wider_boxes() -> None:
+    box = (0.0, 0.0, 10.0, 10.0)
+    assert iou(box, box) == 1.0
+    assert iou(box, (5.0, 0.0, 15.0, 10.0)) == pytest.approx(1 / 3)
+    assert iou(box, (10.0, 0.0, 15.0, 10.0)) == 0.0
+    assert iou((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 1.0)) == 0.0
+    assert widen(box, 2) == (-5.0, -5.0, 15.0, 15.0)

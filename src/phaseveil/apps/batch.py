@@ -2,14 +2,14 @@
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from phaseveil.checkpoint import replace_atomically
-from phaseveil.data.image_io import list_images, unique_stems, write_problem
+from phaseveil.data.image_io import IMAGE_SUFFIXES, list_files, unique_stems, write_problem
 from phaseveil.errors import InputError
 
 MANIFEST = "manifest.jsonl"
@@ -37,12 +37,14 @@ class Record:
 
     Attributes:
         input: The input as it was given or found.
-        status: ``done`` or ``skipped``.
+        status: ``done``, ``partial`` (a damaged video: what can be read of it) or ``skipped``.
         output: File that was written, ``None`` where skipped.
         faces: Number of faces replaced.
         seconds: Time spent on it, waiting left out.
         seed: Seed of its (first) face, ``None`` where none was used.
-        reason: Why it was skipped.
+        reason: Why it was skipped, or what of it could not be used.
+        frames: Frames of a video that were written.
+        missed: Frames of it in which a face was not found.
     """
 
     input: str
@@ -52,11 +54,15 @@ class Record:
     seconds: float = 0.0
     seed: int | None = None
     reason: str | None = None
+    frames: int | None = None
+    missed: int | None = None
 
     def line(self) -> str:
-        """The record as one line of JSON, without a reason where there is none."""
+        """The record as one line of JSON, without what does not concern it."""
         values = asdict(self) | {"seconds": round(self.seconds, 4)}
-        return json.dumps({key: value for key, value in values.items() if key != "reason" or value}, ensure_ascii=False)
+        optional = ("reason", "frames", "missed")
+        kept = {key: value for key, value in values.items() if key not in optional or value is not None}
+        return json.dumps(kept, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Summary:
 
     Attributes:
         done: Inputs finished.
-        skipped: Inputs left out, each with its reason in the manifest.
+        skipped: Inputs left out, wholly or in part, each with its reason in the manifest.
         faces: Faces replaced.
         seconds: Time from the first input to the last output, loading the networks left out.
         manifest: One line of JSON an input.
@@ -89,7 +95,7 @@ def summarise(records: Sequence[Record], seconds: float, manifest: Path, sheets:
     """Add up the records of a batch that took ``seconds``."""
     return Summary(
         done=sum(record.status == "done" for record in records),
-        skipped=sum(record.status == "skipped" for record in records),
+        skipped=sum(record.status != "done" for record in records),
         faces=sum(record.faces for record in records),
         seconds=seconds,
         manifest=str(manifest),
@@ -97,25 +103,41 @@ def summarise(records: Sequence[Record], seconds: float, manifest: Path, sheets:
     )
 
 
-def plan(inputs: Sequence[str | Path], out: Path) -> list[Job]:
+def combine(summaries: Sequence[Summary]) -> Summary:
+    """Add up batches of one run, at least one, whose outputs share a folder."""
+    return Summary(
+        done=sum(summary.done for summary in summaries),
+        skipped=sum(summary.skipped for summary in summaries),
+        faces=sum(summary.faces for summary in summaries),
+        seconds=sum(summary.seconds for summary in summaries),
+        manifest=summaries[0].manifest,
+        sheets=[sheet for summary in summaries for sheet in summary.sheets],
+    )
+
+
+def plan(
+    inputs: Sequence[str | Path], out: Path, suffixes: Collection[str] = IMAGE_SUFFIXES, kind: str = "images"
+) -> list[Job]:
     """Name the outputs of a batch, no two alike and none an input.
 
     Args:
         inputs: Files, folders, glob patterns. Where a folder holds ``out``, its search leaves earlier outputs out.
         out: Folder of the outputs.
+        suffixes: Of the inputs, see :func:`phaseveil.data.image_io.list_files`.
+        kind: What messages call them.
 
     Raises:
         InputError: Nothing to do, or an input lies in the output folder, where an output could replace it.
     """
     place = out.resolve()
     holds_out = any(place != Path(given).resolve() and place.is_relative_to(Path(given).resolve()) for given in inputs)
-    found = list_images(inputs)
+    found = list_files(inputs, suffixes, kind)
     inside = [path for path in found if path.resolve().is_relative_to(place)]
     if inside and not holds_out:
         raise InputError(f"{inside[0]}: lies in the output folder and could be replaced; choose another --out")
     paths = [path for path in found if path not in set(inside)]
     if not paths:
-        raise InputError(f"no images but earlier outputs in {', '.join(map(str, inputs))}")
+        raise InputError(f"no {kind} but earlier outputs in {', '.join(map(str, inputs))}")
     return [Job(path, name) for path, name in zip(paths, unique_stems(paths), strict=True)]
 
 
@@ -138,14 +160,16 @@ class Manifest:
     Args:
         out: Output folder; made where missing.
         jobs: The inputs of this run.
+        suffixes: That their outputs may have.
 
     Raises:
         InputError: The folder is a file, not writable, or the disk is full.
     """
 
-    def __init__(self, out: Path, jobs: Sequence[Job]) -> None:
+    def __init__(self, out: Path, jobs: Sequence[Job], suffixes: Sequence[str] = (".png",)) -> None:
         self.path = out / MANIFEST
-        taken = {str(job.path) for job in jobs} | {str(out / f"{job.name}.png") for job in jobs}
+        outputs = {str(out / f"{job.name}{suffix}") for job in jobs for suffix in suffixes}
+        taken = {str(job.path) for job in jobs} | outputs
         try:
             out.mkdir(parents=True, exist_ok=True)
             kept = [line for line in self._lines() if not taken & {line.get("input"), line.get("output")}]

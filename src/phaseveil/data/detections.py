@@ -17,6 +17,7 @@ Box = tuple[float, float, float, float]
 Points = NDArray[np.float64]
 
 _FRAME = 640  # longer side of the frames that the detectors see, pixels, border apart
+_LARGEST_FRAME = 960  # pixels: more than that the detectors do not take at once
 _TILE_OVERLAP = 160  # pixels; larger faces are found in the whole frame
 _BORDER = 0.25  # black border around every frame, in its longer side: tight crops are not found without
 _MIN_FRAME = 160  # smaller photographs are enlarged to this
@@ -86,6 +87,21 @@ def overlap(first: Box, second: Box) -> float:
     return max(0.0, width) * max(0.0, height) / smaller if smaller > 0 else 0.0
 
 
+def iou(first: Box, second: Box) -> float:
+    """Intersection over union of two boxes, 0 to 1."""
+    width = max(0.0, min(first[2], second[2]) - max(first[0], second[0]))
+    height = max(0.0, min(first[3], second[3]) - max(first[1], second[1]))
+    both = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)) - width * height
+    return width * height / both if both > 0 else 0.0
+
+
+def widen(box: Box, factor: float) -> Box:
+    """The box ``factor`` times as wide and high around its middle."""
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    half_width, half_height = factor * (box[2] - box[0]) / 2, factor * (box[3] - box[1]) / 2
+    return x - half_width, y - half_height, x + half_width, y + half_height
+
+
 def search(image: ImageArray, detect_frame: FrameDetector, reach: int) -> list[FaceDetection]:
     """Faces in a whole photograph and, where it is large, in tiles of it; where both find one, the tile's is finer.
 
@@ -100,7 +116,37 @@ def search(image: ImageArray, detect_frame: FrameDetector, reach: int) -> list[F
     longest = max(image.shape[:2])
     found = _search_whole(image, detect_frame)
     if min(longest, reach) > _FRAME:
-        found = _search_tiles(image, min(reach / longest, 1.0), detect_frame) + found
+        found = _search_tiles(image, min(reach / longest, 1.0), detect_frame, (_FRAME, _FRAME)) + found
+    return _each_once(found)
+
+
+def search_video(image: ImageArray, detect_frame: FrameDetector, reach: int) -> list[FaceDetection]:
+    """Faces in a frame of a video: like :func:`search`, with fewer and larger tiles and no border, in half the time.
+
+    Faces are found up to nearly twice the frame's height. Small frames are searched like photographs.
+
+    Args:
+        image: Frame, shape ``(H, W, 3)``, uint8.
+        detect_frame: Detector for frames of up to 960 px a side.
+        reach: Longer side, pixels, to which the frame is reduced.
+
+    Returns:
+        Each face once, the largest first.
+    """
+    longest = max(image.shape[:2])
+    if min(longest, reach) <= _FRAME:
+        return search(image, detect_frame, _FRAME)
+    scale = min(1.0, reach / longest)
+    height, width = (_tile_side(round(side * scale)) for side in image.shape[:2])
+    found = _search_tiles(image, scale, detect_frame, (height, width))
+    if scale * longest > _LARGEST_FRAME:
+        whole = _FRAME / longest
+        found += [_to_photograph(face, whole, 0, 0) for face in detect_frame(_scaled(image, whole))]
+    return _each_once(found)
+
+
+def _each_once(found: Sequence[FaceDetection]) -> list[FaceDetection]:
+    """Detections without those of faces that were there before, the largest first."""
     kept: list[FaceDetection] = []
     for face in found:
         if all(overlap(face.box, other.box) < _SAME_FACE for other in kept):
@@ -117,31 +163,42 @@ def _search_whole(image: ImageArray, detect_frame: FrameDetector) -> list[FaceDe
     return [_to_photograph(face, scale, -border, -border) for face in detect_frame(frame)]
 
 
-def _search_tiles(image: ImageArray, scale: float, detect_frame: FrameDetector) -> list[FaceDetection]:
+def _search_tiles(
+    image: ImageArray, scale: float, detect_frame: FrameDetector, tile: tuple[int, int]
+) -> list[FaceDetection]:
+    """Faces in tiles (height, width) of an image that is reduced first."""
     frame = _scaled(image, scale)
-    height, width = frame.shape[:2]
+    size = frame.shape[:2]
     found = []
-    for top in _tile_starts(height):
-        for left in _tile_starts(width):
-            faces = detect_frame(frame[top : top + _FRAME, left : left + _FRAME])
-            whole = (face for face in faces if not _is_cut(face.box, left, top, width, height))
+    for top in _tile_starts(size[0], tile[0]):
+        for left in _tile_starts(size[1], tile[1]):
+            faces = detect_frame(np.ascontiguousarray(frame[top : top + tile[0], left : left + tile[1]]))
+            whole = (face for face in faces if not _is_cut(face.box, (top, left), size, tile))
             found += [_to_photograph(face, scale, left, top) for face in whole]
     return found
 
 
-def _tile_starts(length: int) -> list[int]:
+def _tile_side(length: int) -> int:
+    """Side of the fewest, equal tiles of at most :data:`_LARGEST_FRAME` that cover a side with the usual overlap."""
+    count = max(1, math.ceil((length - _TILE_OVERLAP) / (_LARGEST_FRAME - _TILE_OVERLAP)))
+    return math.ceil((length + (count - 1) * _TILE_OVERLAP) / count)
+
+
+def _tile_starts(length: int, tile: int) -> list[int]:
     """First pixels of the tiles that cover a side, overlapping by at least :data:`_TILE_OVERLAP`."""
-    count = max(1, math.ceil((length - _TILE_OVERLAP) / (_FRAME - _TILE_OVERLAP)))
-    return [round(start) for start in np.linspace(0, max(0, length - _FRAME), count)]
+    count = max(1, math.ceil((length - _TILE_OVERLAP) / (tile - _TILE_OVERLAP)))
+    return [round(start) for start in np.linspace(0, max(0, length - tile), count)]
 
 
-def _is_cut(box: Box, left: int, top: int, width: int, height: int) -> bool:
-    """Whether a tile's edge, other than the frame's own, runs through a face; another tile then holds it whole."""
-    return (
-        (left > 0 and box[0] < _EDGE)
-        or (top > 0 and box[1] < _EDGE)
-        or (left + _FRAME < width and box[2] > _FRAME - _EDGE)
-        or (top + _FRAME < height and box[3] > _FRAME - _EDGE)
+def _is_cut(box: Box, start: tuple[int, int], size: tuple[int, int], tile: tuple[int, int]) -> bool:
+    """Whether a tile's edge, other than the frame's own, runs through a face; another tile then holds it whole.
+
+    Start of the tile, size of the frame and of the tile are (vertical, horizontal).
+    """
+    return any(
+        (start[axis] > 0 and box[1 - axis] < _EDGE)
+        or (start[axis] + tile[axis] < size[axis] and box[3 - axis] > tile[axis] - _EDGE)
+        for axis in (0, 1)
     )
 
 

@@ -8,7 +8,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import cv2
@@ -109,29 +109,46 @@ def write_webp(path: str | Path, image: ImageArray, quality: int = 95) -> Path:
 
 
 def list_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """Image files that files, folders (searched recursively) and glob patterns name, without repetition.
+    """Image files that files, folders (searched recursively) and glob patterns name, see :func:`list_files`."""
+    return list_files(inputs, IMAGE_SUFFIXES, "images")
+
+
+def list_files(inputs: Sequence[str | Path], suffixes: Collection[str], kind: str) -> list[Path]:
+    """Files that files, folders (searched recursively) and glob patterns name, without repetition.
 
     A file named outright is kept whatever its suffix, so that a wrong one is reported and not lost; folders and
-    patterns give only files with an image suffix, sorted, hidden ones left out.
+    patterns give only files with one of the suffixes, sorted, hidden ones left out.
+
+    Args:
+        inputs: Files, folders, glob patterns.
+        suffixes: In small letters, with their dots.
+        kind: What error messages call such files, such as ``images``.
 
     Raises:
         InputError: An input does not exist, or nothing at all was found.
     """
     found: dict[Path, None] = {}
     for given in inputs:
-        path = Path(given).expanduser()
-        if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if _is_visible_image(p, path))
-        elif path.exists():
-            matches = [path]
-        elif _MAGIC & set(str(path)):
-            matches = _expand(path)
-        else:
-            raise InputError(f"{given}: no such file or folder")
-        found.update(dict.fromkeys(matches))
+        found.update(dict.fromkeys(find_files(given, suffixes)))
     if not found:
-        raise InputError(f"no images found in {', '.join(map(str, inputs)) or 'an empty list of inputs'}")
+        raise InputError(f"no {kind} found in {', '.join(map(str, inputs)) or 'an empty list of inputs'}")
     return list(found)
+
+
+def find_files(given: str | Path, suffixes: Collection[str]) -> list[Path]:
+    """Files that one input names, none where a folder or pattern holds none; see :func:`list_files`.
+
+    Raises:
+        InputError: The input does not exist.
+    """
+    path = Path(given).expanduser()
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if _is_visible(p, path, suffixes))
+    if path.exists():
+        return [path]
+    if _MAGIC & set(str(path)):
+        return _expand(path, suffixes)
+    raise InputError(f"{given}: no such file or folder")
 
 
 def unique_stems(paths: Sequence[Path]) -> list[str]:
@@ -225,16 +242,16 @@ def write_problem(error: OSError) -> str:
     return f"cannot be written ({error.strerror or error}); choose another output folder"
 
 
-def _is_visible_image(path: Path, root: Path) -> bool:
+def _is_visible(path: Path, root: Path, suffixes: Collection[str]) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
+    return path.suffix.lower() in suffixes and not hidden and path.is_file()
 
 
-def _expand(pattern: Path) -> list[Path]:
-    """Image files that match a glob pattern, relative or absolute."""
+def _expand(pattern: Path, suffixes: Collection[str]) -> list[Path]:
+    """Files with one of the suffixes that match a glob pattern, relative or absolute."""
     fixed = next(i for i, part in enumerate(pattern.parts) if _MAGIC & set(part))
     base = Path(*pattern.parts[:fixed])
-    return sorted(p for p in base.glob(str(Path(*pattern.parts[fixed:]))) if _is_visible_image(p, base))
+    return sorted(p for p in base.glob(str(Path(*pattern.parts[fixed:]))) if _is_visible(p, base, suffixes))
 
 
 def _first_line(error: BaseException) -> str:
