@@ -5,6 +5,7 @@ import pytest
 
 from phaseveil.apps.sweep import Sweep
 from phaseveil.apps.table import TableRow
+from phaseveil.apps.tolerance import ToleranceStudy
 from phaseveil.config import from_mapping, load_config, preset_path, to_mapping
 from phaseveil.errors import ConfigError
 from phaseveil.optics.camera import CameraConfig
@@ -18,6 +19,7 @@ SCHEMAS = {
     "stage2": FaceTraining,
     "sweep": Sweep,
     "table1": TableRow,
+    "tolerance": ToleranceStudy,
 }
 CONFIGS = preset_path("camera/portrait").parent.parent
 
@@ -54,6 +56,8 @@ def test_defaults_then_file_then_overrides(tmp_path: Path) -> None:
         ("steps: [1", "", "config.yaml"),
         ("", "steps=0", "at least 1"),
         ("", "steps", "steps"),
+        ("", "=3", "is no key"),
+        ("", ".=3", "is no key"),
     ],
 )
 def test_a_wrong_value_is_one_clear_line(tmp_path: Path, text: str, override: str, named: str) -> None:

@@ -3,11 +3,11 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from phaseveil.errors import CheckpointError
 
 FORMAT = "phaseveil-1"
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -86,34 +88,83 @@ def load(path: str | Path, kind: str | None = None) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise CheckpointError(
+                    f"{path}: not a PhaseVeil weights file (format {header.get('format')!r}, need {FORMAT!r})"
+                )
+            config, metadata = _mapping(header["config"]), _mapping(header["metadata"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        if header.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{path}: not a PhaseVeil weights file (format {header.get('format')!r}, need {FORMAT!r})"
-            )
-        config, metadata = json.loads(header["config"]), json.loads(header["metadata"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged or not a safetensors file ({error}); fetch it again") from error
     if kind is not None and header.get("kind") != kind:
         raise CheckpointError(f"{path}: holds {header.get('kind')!r} weights, but {kind!r} weights are needed here")
     return Checkpoint(kind=header.get("kind", ""), config=config, tensors=tensors, metadata=metadata)
 
 
+def load_module(build: Callable[[], Module], tensors: Mapping[str, Tensor], source: str | Path) -> Module:
+    """Build a module and fill it. Memory is asked for only once the shapes are known to fit, on PyTorch's meta device.
+
+    Args:
+        build: Makes the module that the file's own configuration describes.
+        tensors: What the file holds.
+        source: The file.
+
+    Raises:
+        CheckpointError: The tensors do not fit, or hold NaN or infinity.
+    """
+    with torch.device("meta"):
+        _require_fit(build(), tensors, source)
+    module = build()
+    load_into(module, tensors, source)
+    return module
+
+
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
     """Copy tensors into a module, all of them or none.
 
     Raises:
-        CheckpointError: A name is missing or surplus, or a shape differs.
+        CheckpointError: A name is missing or surplus, a shape or kind of number differs, or a value is not finite.
+    """
+    _require_fit(module, tensors, source)
+    own = module.state_dict()
+    converted = {name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}
+    for name, tensor in converted.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{source}: {name!r} holds NaN or infinity; fetch it again, or train anew")
+    module.load_state_dict(converted)
+
+
+def _require_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Compare names, shapes and kinds of numbers; the module may be without storage.
+
+    Raises:
+        CheckpointError: They differ.
     """
     own = module.state_dict()
     wrong = sorted(own.keys() ^ tensors.keys())
-    wrong += [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
+    wrong += [name for name in own.keys() & tensors.keys() if not _alike(own[name], tensors[name])]
     if wrong:
         raise CheckpointError(
             f"{source}: weights do not fit {type(module).__name__} ({len(wrong)} tensors differ, first {wrong[0]!r}); "
             "use the configuration that they were trained with"
         )
-    module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether a tensor can take another's values: same shape, and both floating or neither."""
+    return one.shape == other.shape and one.is_floating_point() == other.is_floating_point() and not other.is_complex()
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: Not JSON, or another kind of value.
+    """
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("its header holds no mapping")
+    return values
 
 
 def half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from phaseveil.errors import printable
+
 CAMERA_HELP = "learned, portrait, paper, low-resolution, gaussian, defocus, identity, or a camera file."
 PERCEPTUAL_HELP = "LPIPS-AlexNet weights; 'phaseveil download perceptual' fetches them."
 RECOGNISER_HELP = "Another recogniser, FILE.onnx with FILE.yaml beside it; dlib's by default."
@@ -32,4 +34,4 @@ MaxMinutes = Annotated[
 
 def say(message: str) -> None:
     """Tell the user something that is no result."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from phaseveil.errors import printable
+
 PLAIN_INTERVAL = 10.0  # seconds between lines where standard error is not a terminal
 
 Report = Callable[[int, int | None], None]
@@ -22,6 +24,7 @@ def progress(description: str, unit: str | None = None) -> Iterator[Report]:
     Yields:
         A function to call with the number of items finished so far and their total.
     """
+    description = printable(description)
     with _bar(description, unit) if sys.stderr.isatty() else _lines(description, unit) as report:
         yield report
 
@@ -40,7 +43,7 @@ def _bar(description: str, unit: str | None) -> Iterator[Report]:
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:.1f} {unit}/s" if task.speed else "")
 
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining()]
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Remaining()]
     with Progress(*columns, *([Speed()] if unit else []), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

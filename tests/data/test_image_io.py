@@ -110,6 +110,7 @@ def test_an_unreadable_file_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def refuse(_: Path) -> bytes:
         raise PermissionError(13, "Permission denied")
 
+    (tmp_path / "secret.png").touch()
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
         read_image(tmp_path / "secret.png")

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from phaseveil.apps.sources import Source, Task
 from phaseveil.data.align import align_face
 from phaseveil.data.image_io import ImageArray, read_image, to_array, to_tensor, write_png
 from phaseveil.data.landmarks import Detector
-from phaseveil.errors import ConfigError, InputError
+from phaseveil.errors import ConfigError, InputError, printable
 from phaseveil.figures import colour_heatmap, contact_sheet
 from phaseveil.pipeline import Generated, PhaseVeil
 from phaseveil.progress import Report
@@ -119,27 +119,35 @@ class Batch:
         sheet = Sheet(self._out)
         start = time.perf_counter()
         records: list[Record] = []
+        for written in self.work(jobs):
+            manifest.add(written.record)
+            records.append(written.record)
+            if written.record.reason:
+                warn(f"skipped {written.record.input}: {written.record.reason}")
+            sheet.add(written)
+            report(len(records), len(jobs))
+        sheet.flush()
+        return summarise(records, time.perf_counter() - start, manifest.path, sheet.pages)
+
+    def work(self, jobs: Iterable[Job]) -> Iterator[Written]:
+        """Replace the faces of inputs whose outputs are named, in their order; a bad one has a record with its reason.
+
+        Raises:
+            InputError: The output folder cannot be written.
+        """
         pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="phaseveil")
         try:
             loaded = ahead(self._load, jobs, pool, self._source.depth)
-            for written in ahead(self._write, self._draw(loaded), pool, 2 * self._options.batch_size):
-                manifest.add(written.record)
-                records.append(written.record)
-                if written.record.reason:
-                    warn(f"skipped {written.record.input}: {written.record.reason}")
-                sheet.add(written)
-                report(len(records), len(jobs))
-            sheet.flush()
+            yield from ahead(self._write, self._draw(loaded), pool, 2 * self._options.batch_size)
         finally:
             pool.shutdown(cancel_futures=True)
-        return summarise(records, time.perf_counter() - start, manifest.path, sheet.pages)
 
     def _load(self, job: Job) -> Loaded:
         start = time.perf_counter()
         try:
             task = self._source.load(job)
         except InputError as error:
-            reason = str(error).removeprefix(f"{job.path}: ")
+            reason = error.without(job.path)
             return Loaded(job, None, reason, time.perf_counter() - start)
         return Loaded(job, task, None, time.perf_counter() - start)
 
@@ -193,10 +201,14 @@ class Batch:
         start = time.perf_counter()
         faces = [to_array(face) for face in drawn.generated.face]
         rows = self._write_extras(task, drawn.generated, faces)
-        output = write_png(self._out / f"{job.name}.png", task.compose(faces))
+        output = self._keep(job, task.compose(faces))
         seconds = task.seconds + drawn.seconds + time.perf_counter() - start
         seed = self._options.seed_of(job)
-        return Written(Record(str(job.path), "done", str(output), len(faces), seconds, seed), rows)
+        return Written(Record(str(job.path), "done", output, len(faces), seconds, seed), rows)
+
+    def _keep(self, job: Job, picture: ImageArray) -> str:
+        """Write an output; returns its place."""
+        return str(write_png(self._out / f"{job.name}.png", picture))
 
     def _write_extras(
         self, task: Task, generated: Generated, faces: Sequence[ImageArray]
@@ -229,7 +241,7 @@ class Sheet:
         """Take in a finished input."""
         for row in written.rows:
             self._rows.append(row)
-            self._captions.append(f"{Path(written.record.input).name}, seed {written.record.seed}")
+            self._captions.append(f"{printable(Path(written.record.input).name)}, seed {written.record.seed}")
             if len(self._rows) == ROWS_A_SHEET:
                 self.flush()
 

@@ -2,9 +2,9 @@
 
 import json
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,10 +25,12 @@ class Job:
     Attributes:
         path: The input.
         name: Stem of its outputs, unlike every other job's.
+        data: Content of the input where it is no file of its own, such as a member of an archive.
     """
 
     path: Path
     name: str
+    data: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,13 @@ class Record:
         values = asdict(self) | {"seconds": round(self.seconds, 4)}
         optional = ("reason", "frames", "missed")
         kept = {key: value for key, value in values.items() if key not in optional or value is not None}
-        return json.dumps(kept, ensure_ascii=False)
+        return json_line(kept)
+
+
+def json_line(values: Mapping[str, Any]) -> str:
+    r"""One line of JSON, readable, but nothing in it that moves a cursor: such characters become ``\\u`` escapes."""
+    text = json.dumps(values, ensure_ascii=False)
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,7 @@ class Manifest:
             out.mkdir(parents=True, exist_ok=True)
             kept = [line for line in self._lines() if not taken & {line.get("input"), line.get("output")}]
             with replace_atomically(self.path) as temporary:
-                temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), "utf-8")
+                temporary.write_text("".join(json_line(line) + "\n" for line in kept), "utf-8")
         except FileExistsError as error:
             raise InputError(f"{out}: is a file, not a folder; choose another --out") from error
         except OSError as error:
@@ -199,7 +207,9 @@ class Manifest:
         for line in self.path.read_text("utf-8", errors="replace").splitlines():
             try:
                 values = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(values, dict):
+            if isinstance(values, dict) and all(
+                isinstance(values.get(key, ""), str | None) for key in ("input", "output")
+            ):
                 yield values

@@ -60,7 +60,7 @@ def _capture(job: Job, out: Path, frozen: Callable[[int], Camera], seed: int, si
     try:
         pixels = square(job.path)
     except InputError as error:
-        reason = str(error).removeprefix(f"{job.path}: ")
+        reason = error.without(job.path)
         return Record(str(job.path), "skipped", seconds=time.perf_counter() - start, reason=reason)
     scene = to_tensor(resize(pixels, size or len(pixels)))[None]
     with torch.inference_mode():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from phaseveil.apps.batch import Job
 from phaseveil.data.align import align_face, paste_back, template_points
-from phaseveil.data.image_io import ImageArray, read_image, resize, to_tensor
+from phaseveil.data.image_io import ImageArray, decode_image, read_image, resize, to_tensor
 from phaseveil.data.landmarks import Detector, FaceDetection, FirstThatFinds, YuFaceDetector, default_detector
 from phaseveil.errors import InputError
 from phaseveil.pipeline import Generated, PhaseVeil, square
@@ -106,7 +106,7 @@ class AlignedCrops(_Scenes):
             InputError: Unreadable, not square, no face, or a face that is not where an aligned crop has it.
         """
         start = time.perf_counter()
-        crop = square(job.path)
+        crop = square(job.path if job.data is None else decode_image(job.data, str(job.path)))
         searched = resize(crop, DETECTION_SIZE)
         check_alignment(self._detect(searched), DETECTION_SIZE, str(job.path))
         side = self._output_size or len(crop)
@@ -130,7 +130,7 @@ class Acquisitions:
             InputError: Unreadable or not square.
         """
         start = time.perf_counter()
-        frame = square(job.path)
+        frame = square(job.path if job.data is None else decode_image(job.data, str(job.path)))
         side = self._output_size or len(frame)
         faces = to_tensor(resize(frame, self._size))[None]
         return Task(job, faces, lambda new: resize(new[0], side), time.perf_counter() - start, side * side)
@@ -152,7 +152,7 @@ class Photographs(_Scenes):
             InputError: Unreadable, or no face.
         """
         start = time.perf_counter()
-        photograph = read_image(job.path)
+        photograph = read_image(job.path) if job.data is None else decode_image(job.data, str(job.path))
         points = [face.points for face in self._detect(photograph) if face.points is not None]
         if not points:
             raise InputError(f"{job.path}: no face found; give a larger or clearer photograph")

@@ -65,7 +65,7 @@ class VideoBatch:
             try:
                 record = self._anonymize(clip, progress, say)
             except VideoError as error:
-                reason = str(error).removeprefix(f"{clip.job.path}: ")
+                reason = error.without(clip.job.path)
                 record = Record(str(clip.job.path), "skipped", seconds=time.perf_counter() - start, reason=reason)
             manifest.add(record)
             records.append(record)

@@ -24,6 +24,8 @@ try:
 except ModuleNotFoundError as error:
     raise ConfigError("videos need the package av; install it with: pip install 'phaseveil[video]'") from error
 
+CONTAINERS = "asf,avi,flv,h264,hevc,m4v,matroska,mov,mp3,mpeg,mpegts,mpegvideo,ogg,wav,webm"
+"""FFmpeg's names of what is read. Playlists, which name further files and addresses, are not among them."""
 CODEC = "libx264"
 ENCODING = {"crf": "18", "preset": "veryfast", "bf": "0"}
 
@@ -330,6 +332,17 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be written ({reason(error)}); choose another output folder") from error
 
 
+def open_file(path: Path) -> Any:
+    """A container on this computer for reading; what it holds cannot make FFmpeg open another file or an address.
+
+    Raises:
+        FFmpegError: Not such a file, or damaged.
+    """
+    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+    # An absolute path, since FFmpeg takes "tcp:..." or "concat:..." in front of a relative one for a protocol.
+    return av.open(str(path.absolute()), options=options, metadata_errors="replace")
+
+
 def _open(source: str, name: str, device: str | None) -> Any:
     """A container for reading."""
     path = Path(source)
@@ -338,7 +351,7 @@ def _open(source: str, name: str, device: str | None) -> Any:
     try:
         if device is None and path.stat().st_size == 0:
             raise VideoError(f"{name}: the file is empty (0 bytes)")
-        return av.open(source, format=device)
+        return av.open(source, format=device) if device is not None else open_file(path)
     except FileNotFoundError as error:
         raise VideoError(f"{name}: no such file or camera") from error
     except OSError as error:

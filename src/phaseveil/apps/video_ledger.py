@@ -113,5 +113,5 @@ class Ledger:
         ]
         values = {"input": source, "frames": self.read, "written": self.written, "missed": self.missed}
         with writing(path), replace_atomically(path) as temporary:
-            text = json.dumps({**values, "people": people}, indent=1, ensure_ascii=False)
-            temporary.write_text(text + "\n", "utf-8", errors="backslashreplace")
+            text = json.dumps({**values, "people": people}, indent=1)
+            temporary.write_text(text + "\n", "utf-8")

@@ -16,7 +16,7 @@ from typing import Any
 import av
 from av.error import FFmpegError
 
-from phaseveil.apps.video_io import VideoError, writing
+from phaseveil.apps.video_io import VideoError, open_file, writing
 from phaseveil.checkpoint import replace_atomically
 
 MP4_SOUND = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp2", "mp3", "opus"})
@@ -32,7 +32,7 @@ def output_suffix(source: Path) -> str:
     suffix = PARENTS.get(source.suffix.lower(), ".mkv")
     if suffix == ".mkv":
         return suffix
-    with av.open(str(source)) as container:
+    with open_file(source) as container:
         sound = [stream.codec_context.name for stream in container.streams.audio if stream.codec_context]
     fits = all(name in MP4_SOUND or (suffix == ".mov" and name.startswith("pcm_")) for name in sound)
     return suffix if fits else ".mkv"
@@ -143,7 +143,7 @@ def _mux(
     """Copy pictures and sound into a container, in the order of time."""
     with av.open(str(segments[0][0])) as first:
         pictures = container.add_stream_from_template(first.streams.video[0])
-    original = av.open(str(source)) if source is not None else None
+    original = open_file(source) if source is not None else None
     try:
         sound = {}
         for stream in original.streams.audio if original is not None else ():

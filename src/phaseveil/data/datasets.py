@@ -3,8 +3,8 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from phaseveil.checkpoint import replace_atomically
+from phaseveil.data.heatmaps import NUM_LANDMARKS
+from phaseveil.data.image_io import MAX_SIDE, read_image
 from phaseveil.errors import InputError
 
 DOMAINS = ("female", "male")
@@ -87,8 +89,8 @@ def load_faces(root: str | Path, split: str, size: int) -> FaceDataset:
     if not index.is_file():
         raise InputError(f"{root}: no index.jsonl; run 'phaseveil prepare SOURCE {root}' first")
     try:
-        found = [json.loads(line) for line in index.read_text("utf-8").splitlines()]
-    except ValueError as error:
+        found = [_record(line) for line in index.read_text("utf-8").splitlines()]
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{index}: damaged ({error}); run 'phaseveil prepare' again, it goes on from here") from error
     records = [record for record in found if record["split"] == split and record["domain"] in DOMAINS]
     missing = [domain for domain in DOMAINS if not any(record["domain"] == domain for record in records)]
@@ -98,8 +100,8 @@ def load_faces(root: str | Path, split: str, size: int) -> FaceDataset:
             f"prepare a source with folders {split}/female and {split}/male"
         )
     records.sort(key=lambda record: record["file"])
-    points = np.array([record["landmarks"] for record in records], dtype=np.float32)
-    sides = np.array([record.get("size", 256) for record in records], dtype=np.float32)
+    points = np.stack([record["landmarks"] for record in records])
+    sides = np.array([record["size"] for record in records], dtype=np.float32)
     try:
         images = _cached_images(root, [record["file"] for record in records], split, size)
     except OSError as error:
@@ -112,20 +114,52 @@ def load_faces(root: str | Path, split: str, size: int) -> FaceDataset:
     )
 
 
+def _record(line: str) -> dict[str, Any]:
+    """A line of the index; ``landmarks`` become an array ``(68, 2)``, float32.
+
+    Raises:
+        ValueError: Not JSON, or not what the index of a prepared folder holds.
+    """
+    record = json.loads(line)
+    texts = ("file", "split", "domain")
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in texts):
+        raise ValueError("a line without file, split and domain")
+    place = PurePosixPath(record["file"])
+    if place.is_absolute() or ".." in place.parts or "\0" in record["file"]:
+        raise ValueError(f"{record['file']} lies outside the prepared folder")
+    size = record.setdefault("size", 256)
+    if not isinstance(size, int | float) or not 1 <= size <= MAX_SIDE:
+        raise ValueError(f"a crop of {size!r} pixels")
+    try:
+        points = np.array(record.get("landmarks"), dtype=np.float64)
+    except (TypeError, OverflowError) as error:
+        raise ValueError("landmarks that are no numbers") from error
+    if points.shape != (NUM_LANDMARKS, 2) or not (np.abs(points) < 100 * MAX_SIDE).all():
+        raise ValueError(f"not {NUM_LANDMARKS} landmarks in or near the crop")
+    record["landmarks"] = points.astype(np.float32)
+    return record
+
+
 def _cached_images(root: Path, files: list[str], split: str, size: int) -> np.ndarray:
     """Decoded images, from the cache when it has as many as the index."""
     cache = root / "cache" / f"{split}-{size}.npy"
     if cache.is_file() and cache.stat().st_mtime >= (root / "index.jsonl").stat().st_mtime:
-        images = np.load(cache, mmap_mode="r")
-        if len(images) == len(files):
+        images = _read_cache(cache)
+        if images is not None and images.shape == (len(files), size, size, 3):
             return images
     with replace_atomically(cache) as temporary:
         images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(files), size, size, 3))
         for place, name in enumerate(files):
-            with Image.open(root / name) as image:
-                face = image.convert("RGB")
-                images[place] = (
-                    face.resize((size, size), Image.Resampling.LANCZOS) if face.size != (size, size) else face
-                )
+            face = Image.fromarray(read_image(root / name))
+            images[place] = face.resize((size, size), Image.Resampling.LANCZOS) if face.size != (size, size) else face
         images.flush()
     return np.load(cache, mmap_mode="r")
+
+
+def _read_cache(cache: Path) -> np.ndarray | None:
+    """Images of a cache, mapped from disk; ``None`` where it is damaged, so that it is made anew."""
+    try:
+        images = np.load(cache, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError):
+        return None
+    return images if isinstance(images, np.ndarray) and images.dtype == np.uint8 else None

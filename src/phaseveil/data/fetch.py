@@ -182,7 +182,7 @@ def _resumable(url: str, part: Path) -> tuple[int, _PartState | None]:
     try:
         state = _PartState(**json.loads(_state_path(part).read_text()))
         have = part.stat().st_size
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return 0, None
     fits = state.url == url and state.validator is not None and (state.size is None or have <= state.size)
     return (have, state) if fits and have > 0 else (0, None)
@@ -289,7 +289,7 @@ def _read_lock(lock: Path) -> dict[str, dict[str, Any]]:
         known = json.loads(lock.read_text())
         if all(isinstance(entry["sha256"], str) for entry in known.values()):
             return known
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DownloadError(f"{lock}: damaged lock file; restore it or delete it to begin anew") from error
     raise DownloadError(f"{lock}: damaged lock file; restore it or delete it to begin anew")
 

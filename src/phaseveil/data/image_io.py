@@ -5,6 +5,9 @@ Arrays are ``(H, W, 3)`` uint8, sRGB, in R, G, B order; tensors are ``(3, H, W)`
 
 import errno
 import io
+import logging
+import re
+import stat
 import struct
 import warnings
 import zlib
@@ -26,8 +29,14 @@ Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` after each item."""
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# Pillow knows many more; some of those start programs (Ghostscript for EPS) or are hardly ever tried by anybody.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 16_384
+MAX_FILE = 1 << 30  # bytes of an image file
+
+# What Pillow logs about a damaged file is in our message; unless somebody listens, it shall not go to standard error.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _MAGIC = frozenset("*?[")
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
@@ -46,6 +55,11 @@ def read_image(path: str | Path) -> ImageArray:
     if path.is_dir():
         raise InputError(f"{path}: is a folder, not an image")
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"{path}: is a device or pipe, not a file")
+        if found.st_size > MAX_FILE:
+            raise InputError(f"{path}: the file is too large (over {MAX_FILE >> 30} GiB); reduce the image first")
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
@@ -68,9 +82,9 @@ def decode_image(data: bytes, name: str) -> ImageArray:
         raise InputError(f"{name}: the file is empty (0 bytes)")
     try:
         with warnings.catch_warnings():
-            # The limits below are ours and stricter in the sides; Pillow's warning would only repeat them.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
+            # Limits are ours, and stricter in the sides; flaws in metadata, which is not used, concern nobody.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image, name)
                 return _to_rgb(ImageOps.exif_transpose(image), name)
     except Image.UnidentifiedImageError as error:
@@ -91,7 +105,12 @@ def write_png(path: str | Path, image: ImageArray) -> Path:
     Raises:
         InputError: The place is not writable, or the disk is full.
     """
-    return _write(path, _encode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 3]))
+    return _write(path, encode_png(image))
+
+
+def encode_png(image: ImageArray) -> bytes:
+    """Content of a PNG file: nothing but the pixels. ``(H, W, 3)`` uint8, RGB, or ``(H, W)`` → bytes."""
+    return _encode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 3])
 
 
 def write_webp(path: str | Path, image: ImageArray, quality: int = 95) -> Path:
@@ -154,18 +173,28 @@ def find_files(given: str | Path, suffixes: Collection[str]) -> list[Path]:
 def unique_stems(paths: Sequence[Path]) -> list[str]:
     """One output name per input: its stem, with the folder's name (then a number) in front where stems clash.
 
+    What is no printable character becomes ``_``, so do a dash in front and a name of dots alone: an output's name must
+    neither move a terminal's cursor, nor look like an option, nor lead to another folder.
+
     >>> unique_stems([Path("a/1.jpg"), Path("b/1.jpg")])
     ['1', 'b-1']
     """
     taken: set[str] = set()
     names = []
     for path in paths:
-        candidates = [path.stem, f"{path.parent.name}-{path.stem}"]
-        candidates += [f"{path.stem}-{number}" for number in range(2, len(paths) + 2)]
+        stem, folder = _harmless(path.stem), _harmless(path.parent.name)
+        candidates = [stem, f"{folder}-{stem}"]
+        candidates += [f"{stem}-{number}" for number in range(2, len(paths) + 2)]
         name = next(candidate for candidate in candidates if candidate.casefold() not in taken)
         taken.add(name.casefold())
         names.append(name)
     return names
+
+
+def _harmless(name: str) -> str:
+    """A file name with ``_`` for what could be taken for something else."""
+    plain = "".join(c if c.isprintable() and c not in "/\\" else "_" for c in name)
+    return re.sub(r"^-|^\.+$", "_", plain)
 
 
 def to_tensor(image: ImageArray) -> Tensor:

@@ -1,6 +1,9 @@
 """LPIPS weights as their publishers give them into the one file that the perceptual loss reads."""
 
 import pickle
+import struct
+import tarfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,11 @@ from phaseveil.checkpoint import replace_atomically
 from phaseveil.errors import InputError
 
 _LEVELS = 5
+# What PyTorch's unpickler, which knows tensors only, raises for bytes that are no pickle of them.
+_DAMAGED = (
+    *(pickle.UnpicklingError, struct.error, RuntimeError, OSError, EOFError, LookupError, ValueError),
+    *(TypeError, AttributeError, AssertionError, MemoryError),
+)
 
 
 def convert_lpips(trunk: Path, heads: Path, out: Path) -> Path:
@@ -40,8 +48,12 @@ def convert_lpips(trunk: Path, heads: Path, out: Path) -> Path:
 def _read(path: Path) -> dict[str, Tensor]:
     """State dict of a ``.pth`` file, without running any code from it."""
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        if tarfile.is_tarfile(path):  # PyTorch's format until 2017, which it unpacks to a temporary folder
+            raise ValueError("a tar archive")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # how the file was packed concerns nobody
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGED as error:
         raise InputError(f"{path}: damaged or not a PyTorch file; fetch it again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: holds no plain weights; fetch it again")

@@ -4,13 +4,14 @@ A prepared folder holds ``images/<split>/<domain>/<name>.webp``, one line a face
 photograph in ``skipped.jsonl``, and the settings in ``prepare.json``. An interrupted run is continued by a second one.
 """
 
+import itertools
 import json
 import multiprocessing
 import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
@@ -146,6 +147,8 @@ def align_images(
 ) -> AlignReport:
     """Cut every face of every photograph into ``OUT/<stem>.png``, further faces of it into ``OUT/<stem>_2.png`` and on.
 
+    A number that another photograph's name or face has taken is left out.
+
     Args:
         inputs: Files, folders, glob patterns.
         out: Folder for the crops.
@@ -159,18 +162,28 @@ def align_images(
     paths = list_images(inputs)
     detector = detector or default_detector()
     report = AlignReport()
-    for done, (path, stem) in enumerate(zip(paths, unique_stems(paths), strict=True), start=1):
+    stems = unique_stems(paths)
+    taken = {stem.casefold() for stem in stems}
+    for done, (path, stem) in enumerate(zip(paths, stems, strict=True), start=1):
         try:
             crops = _all_crops(read_image(path), detector, size)
         except InputError as error:
-            report.skipped.append(Skipped(str(path), _without_name(error, str(path))))
+            report.skipped.append(Skipped(str(path), error.without(path)))
             crops = []
-        for number, crop in enumerate(crops, start=1):
-            name = f"{stem}.png" if number == 1 else f"{stem}_{number}.png"
-            report.written.append(write_png(Path(out) / name, crop))
+        for name, crop in zip(_face_names(stem, taken), crops, strict=False):
+            taken.add(name.casefold())
+            report.written.append(write_png(Path(out) / f"{name}.png", crop))
         if progress is not None:
             progress(done, len(paths))
     return report
+
+
+def _face_names(stem: str, taken: Collection[str]) -> Iterator[str]:
+    """Names for the faces of a photograph: its stem, then the stem with each number from 2 that is free."""
+    yield stem
+    for number in itertools.count(2):
+        if (name := f"{stem}_{number}").casefold() not in taken:
+            yield name
 
 
 def _all_crops(image: ImageArray, detector: Detector, size: int) -> list[ImageArray]:
@@ -268,7 +281,7 @@ def _claim(out: Path, settings: _Settings) -> None:
         return
     try:
         found = _Settings(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: damaged; delete {out} and prepare it again") from error
     if found != settings:
         raise InputError(
@@ -290,7 +303,7 @@ def _read_index(out: Path) -> set[str]:
             if (out / record["file"]).is_file():
                 names.add(record["source"])
                 good.append(line)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             if number < len(lines):
                 raise InputError(f"{path}: line {number} is damaged; delete {out} and prepare it again") from error
     with replace_atomically(path) as temporary:
@@ -335,7 +348,7 @@ class _Worker:
         try:
             crop, landmarks = self._maker.make(self._read(item.name), self._size)
         except InputError as error:
-            return Skipped(item.name, _without_name(error, item.name))
+            return Skipped(item.name, error.without(item.name))
         write_webp(self._out / item.file, crop)
         return {
             "file": item.file,
@@ -372,7 +385,3 @@ def _process_in_worker(item: _Item) -> dict[str, Any] | Skipped:
     if _worker is None:
         raise RuntimeError("the worker process was not initialised")
     return _worker.process(item)
-
-
-def _without_name(error: InputError, name: str) -> str:
-    return str(error).removeprefix(f"{name}: ")

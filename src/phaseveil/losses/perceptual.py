@@ -156,7 +156,7 @@ def _read(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: no such LPIPS weights; fetch them with 'phaseveil download perceptual'")
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged or not a safetensors file ({error}); fetch it again") from error
 
 

@@ -1,6 +1,5 @@
 """The networks that draw faces, as one module: what stage II trains and what is shipped."""
 
-import math
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -39,10 +38,11 @@ class FaceConfig:
     latent_dim: int = 16
 
     def __post_init__(self) -> None:
-        if self.size < 32 or not math.log2(self.size).is_integer():
-            raise ConfigError(f"face networks: size must be a power of two from 32 on, got {self.size}")
-        if min(self.width, self.bottleneck, self.style_width, self.style_dim, self.latent_dim) < 1 or self.width % 2:
-            raise ConfigError("face networks: widths, bottleneck and dimensions must be at least 1, width even")
+        if not 32 <= self.size <= 4096 or self.size.bit_count() != 1:
+            raise ConfigError(f"face networks: size must be a power of two from 32 to 4096, got {self.size}")
+        sides = (self.width, self.style_width, self.style_dim, self.latent_dim)
+        if not all(1 <= side <= 4096 for side in sides) or self.width % 2 or not 1 <= self.bottleneck <= 64:
+            raise ConfigError("face networks: widths and dimensions must lie in 1 to 4096, width even, bottleneck ≤ 64")
 
 
 class FaceNetworks(nn.Module):
@@ -79,6 +79,5 @@ def load_face_networks(path: str | Path | None = None) -> FaceNetworks:
     """
     path = path or Path(str(resources.files("phaseveil"))) / "weights" / "face.safetensors"
     stored = checkpoint.load(path, kind="face")
-    networks = FaceNetworks(from_mapping(FaceConfig, stored.config))
-    checkpoint.load_into(networks, stored.tensors, path)
-    return networks.eval()
+    config = from_mapping(FaceConfig, stored.config)
+    return checkpoint.load_module(lambda: FaceNetworks(config), stored.tensors, path).eval()

@@ -29,9 +29,10 @@ class HeatmapConfig:
     width: int = 32
 
     def __post_init__(self) -> None:
-        if self.size % 16 or self.size < 32 or self.width < 1:
+        if self.size % 16 or not 32 <= self.size <= 4096 or not 1 <= self.width <= 1024:
             raise ConfigError(
-                f"heatmap network: size must be a multiple of 16 from 32 on, width ≥ 1; got {self.size}, {self.width}"
+                "heatmap network: size must be a multiple of 16 from 32 to 4096, width 1 to 1024; "
+                f"got {self.size}, {self.width}"
             )
 
 
@@ -124,6 +125,5 @@ def load_heatmap_net(path: str | Path | None = None) -> HeatmapNet:
     """
     path = path or Path(str(resources.files("phaseveil"))) / "weights" / "heatmap.safetensors"
     stored = checkpoint.load(path, kind="heatmap")
-    network = HeatmapNet(from_mapping(HeatmapConfig, stored.config))
-    checkpoint.load_into(network, stored.part("network"), path)
-    return network.eval()
+    config = from_mapping(HeatmapConfig, stored.config)
+    return checkpoint.load_module(lambda: HeatmapNet(config), stored.part("network"), path).eval()

@@ -23,8 +23,11 @@ def circular_aperture(samples: int, subsamples: int = 8) -> Tensor:
         Coverage, unitless, 0 to 1. Shape ``(samples, samples)``.
     """
     fine = centred_axis(samples * subsamples, 2 / (samples * subsamples), torch.float64)
-    inside = (fine[:, None] ** 2 + fine[None, :] ** 2 <= 1).to(torch.float64)
-    return torch.nn.functional.avg_pool2d(inside[None, None], subsamples)[0, 0].to(torch.float32)
+    bands = []
+    for rows in fine.split(64 * subsamples):  # all at once, sub-cells of a fine grid take gigabytes
+        inside = (rows[:, None] ** 2 + fine[None, :] ** 2 <= 1).to(torch.float64)
+        bands.append(torch.nn.functional.avg_pool2d(inside[None, None], subsamples)[0, 0])
+    return torch.cat(bands).to(torch.float32)
 
 
 def pixel_axis(pixels: int, pitch: float, per_pixel: int, dtype: torch.dtype = torch.float32) -> Tensor:

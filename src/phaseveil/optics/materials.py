@@ -24,12 +24,17 @@ def refractive_index(material: str, wavelength: float) -> float:
         wavelength: Vacuum wavelength, metres.
 
     Raises:
-        ConfigError: The material is unknown.
+        ConfigError: The material is unknown, or lets no light of this wavelength through.
     """
     if material not in SELLMEIER:
         raise ConfigError(f"unknown material {material!r}; known are {', '.join(SELLMEIER)}")
     square = (wavelength * 1e6) ** 2
-    return (1 + sum(b * square / (square - c) for b, c in SELLMEIER[material])) ** 0.5
+    if any(abs(square - c) < 0.05 * c for _, c in SELLMEIER[material]):
+        raise ConfigError(f"{material} absorbs at {wavelength:.3g} m; choose another wavelength")
+    index_square = 1 + sum(b * square / (square - c) for b, c in SELLMEIER[material])
+    if index_square < 1:
+        raise ConfigError(f"{material} is opaque at {wavelength:.3g} m; choose another wavelength")
+    return index_square**0.5
 
 
 def air_index(wavelength: float) -> float:
