@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from phaseveil.errors import ConfigError
+from phaseveil.optics.calibration_captures import above_floor
 from phaseveil.optics.camera import Camera
 from phaseveil.optics.dynamic import DynamicCamera
 from phaseveil.optics.psf import normalise_energy
@@ -14,7 +15,6 @@ from phaseveil.optics.sensor import linear_to_srgb, srgb_to_linear
 
 CAPTURES = 16
 TOLERANCE = 0.05  # of scale: what a wrong subject distance or focus does first
-FLOOR = 4.0  # standard errors of a dark pixel; less is no light: noise of thousands of empty pixels would add up
 PEAK = 0.8  # of white: how bright the lamp's image is made
 
 
@@ -48,7 +48,7 @@ def captured_psf(camera: Camera, size: int, captures: int, generator: torch.Gene
 
     A lamp fills one pixel near the frame's centre. It is so bright in each colour that its image peaks at
     :data:`PEAK` of white: nothing clips. The captures are averaged, as many dark frames subtracted, and what does not
-    rise :data:`FLOOR` above the dark noise is cut off. Noise and quantisation are the camera's own: what always stays
+    rise above the dark noise is cut off. Noise and quantisation are the camera's own: what always stays
     below half a level of the converter is lost. For the ``low-resolution`` camera the lamp moves over a photosite, and
     its images are laid over each other; interpolation of sRGB values between photosites then biases them, being no
     linear map of light. Of a dynamic camera each capture shows another member, and what is measured is their mean; its
@@ -78,8 +78,8 @@ def captured_psf(camera: Camera, size: int, captures: int, generator: torch.Gene
     dark = srgb_to_linear(camera(torch.zeros_like(lamps), generator))
     seen = srgb_to_linear(camera(linear_to_srgb(lamps), generator)) - dark.mean(dim=0)
     measured = _registered(seen, places, truth.shape[-1])
-    floor = FLOOR * dark.std(dim=(0, 2, 3)) * math.sqrt(2 / captures)
-    return normalise_energy(measured * (measured > floor[:, None, None]))
+    noise = dark.std(dim=(0, 2, 3)) * math.sqrt(2 / captures)
+    return above_floor(measured, noise[:, None, None])
 
 
 def mistaken_psf(psf: Tensor, tolerance: float = TOLERANCE) -> Tensor:
