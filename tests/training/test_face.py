@@ -17,6 +17,7 @@ from phaseveil.training import face as stage
 from phaseveil.training.face import FaceTraining, StyleBank, train_face
 from phaseveil.training.face_batches import FaceStep, draw_step
 from phaseveil.training.face_losses import cycle_loss, generator_losses, identity_loss
+from phaseveil.training.parallel import Processes
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")
 TINY = {"size": 32, "width": 8, "bottleneck": 1, "style_width": 4, "style_dim": 8, "latent_dim": 4}
@@ -74,7 +75,7 @@ class Example:
 
     def __init__(self, config: FaceTraining) -> None:
         config = elsewhere(config, Path(config.out), batch_size=16)
-        self.run = stage._start(config, "cpu")
+        self.run = stage._start(config, Processes())
         faces = load_faces(config.data, "train", 32)
         for number in range(20):
             self.batch: FaceStep = draw_step(faces, self.run.camera, self.run.heatmap_net, config, number, "cpu")
@@ -165,7 +166,7 @@ def test_a_run_trains_everything_and_exports_it(config: FaceTraining) -> None:
     assert (out / "samples.png").stat().st_size > 1000
     record = json.loads((out / "log.jsonl").read_text().splitlines()[0])
     assert {"adversarial", "cycle", "r1", "discriminator"} <= record.keys()
-    start, after = stage._start(config, "cpu"), state(out)
+    start, after = stage._start(config, Processes()), state(out)
     parts = {"discriminator": start.discriminator}
     parts |= {f"networks.{name}": start.networks.get_submodule(name) for name in READERS}
     for prefix, module in parts.items():
@@ -176,16 +177,16 @@ def test_a_run_trains_everything_and_exports_it(config: FaceTraining) -> None:
 def test_it_goes_on_from_earlier_weights(config: FaceTraining, tmp_path: Path) -> None:
     train_face(config, max_minutes=0, say=quiet)
     weights = Path(config.out) / "face.safetensors"
-    run = stage._start(elsewhere(config, tmp_path / "x", start=str(weights)), "cpu")
+    run = stage._start(elsewhere(config, tmp_path / "x", start=str(weights)), Processes())
     stored = load_face_networks(weights)
     assert all(torch.equal(a, b) for a, b in zip(run.networks.parameters(), stored.parameters(), strict=True))
     other = elsewhere(config, tmp_path / "x", start=str(weights), networks={**TINY, "width": 16})
     with pytest.raises(CheckpointError, match="but the configuration says"):
-        stage._start(other, "cpu")
+        stage._start(other, Processes())
 
 
 def test_a_judge_reads_generated_faces_directly(config: FaceTraining, heatmap_file: Path) -> None:
-    run = stage._start(elsewhere(config, Path(config.out), judge=str(heatmap_file)), "cpu")
+    run = stage._start(elsewhere(config, Path(config.out), judge=str(heatmap_file)), Processes())
     assert isinstance(run.judge, HeatmapNet)
     assert run.judge is not run.heatmap_net
 
@@ -200,12 +201,12 @@ def test_the_state_of_other_networks_is_refused(config: FaceTraining) -> None:
 def test_a_heatmap_network_of_another_size_is_refused(config: FaceTraining, tmp_path: Path) -> None:
     larger = save_heatmap_net(tmp_path / "larger.safetensors", HeatmapNet(HeatmapConfig(size=64, width=4)))
     with pytest.raises(ConfigError, match="heatmap network is for 64-pixel faces, the face networks for 32"):
-        stage._start(elsewhere(config, tmp_path, heatmap=str(larger)), "cpu")
+        stage._start(elsewhere(config, tmp_path, heatmap=str(larger)), Processes())
 
 
 def test_perceptual_weights_are_asked_for(config: FaceTraining, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="set perceptual=FILE to LPIPS weights; 'phaseveil download perceptual'"):
-        stage._start(elsewhere(config, tmp_path, perceptual=""), "cpu")
+        stage._start(elsewhere(config, tmp_path, perceptual=""), Processes())
 
 
 @pytest.mark.parametrize("values", [{"batch_size": 6}, {"batch_size": 2}, {"r1_every": 0}, {"hold": 1.0}, {"steps": 0}])

@@ -19,6 +19,7 @@ from phaseveil.errors import ConfigError
 from phaseveil.losses.optics import scale_gradient
 from phaseveil.metrics.dlib_resnet import DlibResNet
 from phaseveil.models.blocks import to_channels_last
+from phaseveil.training.parallel import mixed_precision
 
 
 @dataclass
@@ -91,7 +92,7 @@ class InversionAdversary:
             acquisition: sRGB, 0 to 1. Shape ``(B, 3, S, S)``, S a multiple of 32.
             batch: The scenes.
         """
-        with torch.autocast(acquisition.device.type, torch.bfloat16):
+        with mixed_precision(acquisition.device.type):
             restored = self.network(to_layout(acquisition, acquisition.device))
         return functional.l1_loss(restored, batch.image) + gradient_distance(restored, batch.image)
 

@@ -33,6 +33,7 @@ from phaseveil.training.adversaries import Adversary, AdversaryConfig, adversari
 from phaseveil.training.conditions import ConditionsConfig, draw_conditions
 from phaseveil.training.ema import ModelEMA
 from phaseveil.training.logging import RunLog
+from phaseveil.training.parallel import Processes, SilentLog, join, mixed_precision, share_batch_statistics
 from phaseveil.training.pictures import heatmap_pictures, save_grid, save_optics_figure
 
 
@@ -144,26 +145,32 @@ def train_camera(
         CheckpointError: ``resume`` without a fitting state, or the disk is full.
         OpticsError: The optics cannot be simulated as sampled.
     """
-    began, out = time.monotonic(), Path(config.out)
-    faces, held_out = (load_faces(config.data, split, config.network.size) for split in ("train", "val"))
-    run = _start(config, device)
+    began, out, processes = time.monotonic(), Path(config.out), join(device)
+    device = processes.device
+    with processes.main_first():
+        faces, held_out = (load_faces(config.data, split, config.network.size) for split in ("train", "val"))
+    run = _start(config, processes)
     step, figures = run.restore(out / "state.safetensors") if resume else 0, {}
-    with closing(RunLog(out, config.log_every, config.wandb_project, say)) as log:
+    log = RunLog(out, config.log_every, config.wandb_project, say) if processes.is_main else SilentLog()
+    if processes.count > 1:
+        log.say(f"sharing each batch among {processes.count} processes")
+    with closing(processes), closing(log):
         while step < config.steps:
             losses = _train_step(step, _augmented(faces, config, step, device), run, config)
             require_finite(losses, step)
             log.step(step, losses)
             run.ema.update(run.network, step)
             step += 1
-            timed_out = (time.monotonic() - began) / 60 > max_minutes
-            if step % config.save_every == 0 or step == config.steps or timed_out:
+            timed_out = processes.main_says((time.monotonic() - began) / 60 > max_minutes)
+            if processes.is_main and (step % config.save_every == 0 or step == config.steps or timed_out):
                 figures = _validate(run.camera, run.ema.module, held_out, config, device)
                 _export(out, run, held_out, config, {"steps": step, **figures})
                 run.save(out / "state.safetensors", config, step)  # last: what a resumed run finds is exported already
                 log.scalars(step, figures)
             if timed_out:
-                say(f"stopped after {max_minutes:g} minutes at step {step} of {config.steps}; go on with --resume")
+                log.say(f"stopped after {max_minutes:g} minutes at step {step} of {config.steps}; go on with --resume")
                 break
+        processes.wait()
     return figures
 
 
@@ -178,6 +185,7 @@ class _Run:
     multiplier: ConstraintMultiplier
     clear_psf: Tensor
     adversaries: dict[str, Adversary]
+    processes: Processes
 
     @property
     def _modules(self) -> dict[str, nn.Module]:
@@ -193,9 +201,10 @@ class _Run:
         return step
 
 
-def _start(config: CameraTraining, device: str) -> _Run:
-    """Camera, network and optimisers as the configuration starts them."""
+def _start(config: CameraTraining, processes: Processes) -> _Run:
+    """Camera, network and optimisers as the configuration starts them, in every process alike."""
     torch.manual_seed(config.seed)
+    device = processes.device
     camera = load_camera(config.camera)
     clear_psf = build_camera(camera.config).psf(config.network.size).detach().to(device)
     if config.mask_share > 0:
@@ -223,8 +232,11 @@ def _start(config: CameraTraining, device: str) -> _Run:
         optimizers["mask"] = torch.optim.Adam(camera.parameters(), lr=config.mask_rate, betas=(0.9, 0.99), eps=1e-12)
     adversaries = build_adversaries(vars(config.weights), config.adversary, device) if config.mask_share > 0 else {}
     optimizers |= {name: adversary.optimizer for name, adversary in adversaries.items()}
+    for learner in (network, *(adversary.network for adversary in adversaries.values())):
+        share_batch_statistics(learner, processes)
     multiplier = ConstraintMultiplier(config.ceiling, config.multiplier_rate)
-    return _Run(camera, network, ModelEMA(network, config.ema), optimizers, multiplier, clear_psf, adversaries)
+    average = ModelEMA(network, config.ema)
+    return _Run(camera, network, average, optimizers, multiplier, clear_psf, adversaries, processes)
 
 
 def _augmented(faces: FaceDataset, config: CameraTraining, step: int, device: str) -> FaceBatch:
@@ -240,11 +252,33 @@ def _augmented(faces: FaceDataset, config: CameraTraining, step: int, device: st
 def _train_step(step: int, batch: FaceBatch, run: _Run, config: CameraTraining) -> dict[str, Any]:
     """One optimisation step; returns unweighted losses and figures to log."""
     mask_learns = step < int(config.mask_share * config.steps)
+    for optimizer in run.optimizers.values():
+        optimizer.zero_grad(set_to_none=True)
+    shares = run.processes.shares(len(batch.image))
+    parts = [_descent(step, batch, share, run, config, mask_learns, 1 / len(shares)) for share in shares]
+    figures: dict[str, Any] = run.processes.mean({name: sum(p[name] for p in parts) / len(parts) for name in parts[0]})
+    for optimizer in run.optimizers.values():
+        run.processes.average_gradients(p for group in optimizer.param_groups for p in group["params"])
+    moved = _descend(step, run, config, mask_learns)
+    if moved:
+        run.multiplier.update(figures["landmark"])
+        figures |= {"multiplier": run.multiplier.value, "mean_error": run.multiplier.mean_error}
+    return figures
+
+
+def _descent(
+    step: int, whole: FaceBatch, share: slice, run: _Run, config: CameraTraining, mask_learns: bool, weight: float
+) -> dict[str, float]:
+    """Add a share's gradients of all losses, times ``weight``; returns the unweighted losses.
+
+    The whole batch is photographed, since its noise belongs to the batch; what the networks see is the share.
+    """
     camera = run.camera.under(draw_conditions(run.camera.config, config.conditions, seeded(config.seed, step, 4)))
     with torch.set_grad_enabled(mask_learns):
-        acquisition = camera(batch.image, seeded(config.seed, step, 1, batch.image.device))
+        acquisition = camera(whole.image, seeded(config.seed, step, 1, whole.image.device))[share]
+    batch = FaceBatch(*(field[share] for field in whole))
     seen = optics_losses.scale_gradient(acquisition, run.multiplier.value) if mask_learns else acquisition
-    with torch.autocast(batch.image.device.type, torch.bfloat16):
+    with mixed_precision(batch.image.device.type):
         output = run.network(seen.contiguous(memory_format=torch.channels_last))
     losses = {
         "heatmap": geometry.teacher_loss(output.logits, batch.landmarks),
@@ -255,16 +289,9 @@ def _train_step(step: int, batch: FaceBatch, run: _Run, config: CameraTraining) 
         losses |= _mask_losses(run, acquisition, batch.image, config)
         felt = {name: config.adversary.share(step) * weights[name] for name in run.adversaries}
         adversarial = adversarial_losses(run.adversaries, acquisition, batch, felt)
-    for optimizer in run.optimizers.values():
-        optimizer.zero_grad(set_to_none=True)
     terms = [weights[name] * loss for name, loss in losses.items()] + list(adversarial.values())
-    torch.stack(terms).sum().backward()
-    figures: dict[str, Any] = {name: loss.item() for name, loss in (losses | adversarial).items()}
-    moved = _descend(step, run, config, mask_learns)
-    if moved:
-        run.multiplier.update(figures["landmark"])
-        figures |= {"multiplier": run.multiplier.value, "mean_error": run.multiplier.mean_error}
-    return figures
+    (torch.stack(terms).sum() * weight).backward()
+    return {name: loss.item() for name, loss in (losses | adversarial).items()}
 
 
 def _descend(step: int, run: _Run, config: CameraTraining, mask_learns: bool) -> bool:

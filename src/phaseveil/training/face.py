@@ -6,7 +6,7 @@ another face's or a latent style. The reconstruction weight then falls, so that 
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ from phaseveil.training.ema import ModelEMA
 from phaseveil.training.face_batches import FaceStep
 from phaseveil.training.face_losses import FaceLossWeights, cycle_loss, generator_losses, identity_loss
 from phaseveil.training.logging import RunLog
+from phaseveil.training.parallel import Processes, SilentLog, join, mixed_precision
 from phaseveil.training.pictures import heatmap_pictures, save_grid
 
 
@@ -114,6 +115,7 @@ class Run:
     judge: Callable[[Tensor], Any]
     perceptual: LPIPS
     recogniser: DlibResNet | None
+    processes: Processes
 
     @property
     def _modules(self) -> dict[str, nn.Module]:
@@ -171,11 +173,16 @@ def train_face(
         CheckpointError: Weights are missing or do not fit, or the disk is full.
         ConfigError: Sizes that do not fit each other.
     """
-    began, out = time.monotonic(), Path(config.out)
-    faces, held_out = (load_faces(config.data, split, config.networks.size) for split in ("train", "val"))
-    run = _start(config, device)
+    began, out, processes = time.monotonic(), Path(config.out), join(device)
+    device = processes.device
+    with processes.main_first():
+        faces, held_out = (load_faces(config.data, split, config.networks.size) for split in ("train", "val"))
+    run = _start(config, processes)
     step, figures = run.restore(out / "state.safetensors") if resume else 0, {}
-    with closing(RunLog(out, config.log_every, config.wandb_project, say)) as log:
+    log = RunLog(out, config.log_every, config.wandb_project, say) if processes.is_main else SilentLog()
+    if processes.count > 1:
+        log.say(f"sharing each batch among {processes.count} processes")
+    with closing(processes), closing(log):
         while step < config.steps:
             batch = face_batches.draw_step(faces, run.camera, run.heatmap_net, config, step, device)
             figures = _train_step(step, batch, run, config)
@@ -183,21 +190,23 @@ def train_face(
             run.ema.update(run.networks, step)
             log.step(step, figures)
             step += 1
-            timed_out = (time.monotonic() - began) / 60 > max_minutes
-            if step % config.save_every == 0 or step == config.steps or timed_out:
+            timed_out = processes.main_says((time.monotonic() - began) / 60 > max_minutes)
+            if processes.is_main and (step % config.save_every == 0 or step == config.steps or timed_out):
                 save_face_networks(
                     out / "face.safetensors", run.ema.module, {"steps": step, "batch_size": config.batch_size}
                 )
                 _save_samples(out / "samples.png", held_out, run, config, device)
                 run.save(out / "state.safetensors", config, step)  # last: what a resumed run finds is exported already
             if timed_out:
-                say(f"stopped after {max_minutes:g} minutes at step {step} of {config.steps}; go on with --resume")
+                log.say(f"stopped after {max_minutes:g} minutes at step {step} of {config.steps}; go on with --resume")
                 break
+        processes.wait()
     return figures
 
 
-def _start(config: FaceTraining, device: str) -> Run:
-    """Networks and optimisers as the configuration starts them."""
+def _start(config: FaceTraining, processes: Processes) -> Run:
+    """Networks and optimisers as the configuration starts them, in every process alike."""
+    device = processes.device
     if not config.perceptual:
         raise ConfigError(
             "stage II: set perceptual=FILE to LPIPS weights; 'phaseveil download perceptual' fetches them"
@@ -243,6 +252,7 @@ def _start(config: FaceTraining, device: str) -> Run:
         judge=judge_net or through_the_camera,
         perceptual=LPIPS(config.perceptual).to(device),
         recogniser=DlibResNet().to(device) if config.weights.identity > 0 else None,
+        processes=processes,
     )
 
 
@@ -254,30 +264,71 @@ def _adam(groups: list[tuple[list[nn.Parameter], float]], config: FaceTraining) 
 
 def _train_step(step: int, batch: FaceStep, run: Run, config: FaceTraining) -> dict[str, float]:
     """One step of the discriminator and one of everything else, on the same generated faces."""
-    draws = seeded(config.seed, step, 5)
-    device = batch.source.device.type
-    with torch.autocast(device, torch.bfloat16):
+    processes, rate = run.processes, _rate(step, config)
+    parts = [batch.part(share) for share in processes.shares(len(batch.latent))]
+    drawn = [_draw(part, run) for part in parts]
+
+    run.optimizers["discriminator"].zero_grad(set_to_none=True)
+    judged = [
+        _descent(_discriminator_losses(step, part, fake, run, config), _discriminator_weights(config), len(parts))
+        for part, (_, fake) in zip(parts, drawn, strict=True)
+    ]
+    _update(run.optimizers["discriminator"], run.discriminator, rate, processes)
+
+    run.discriminator.requires_grad_(False)
+    run.optimizers["networks"].zero_grad(set_to_none=True)
+    own = [
+        _descent(_network_losses(step, part, fake, style, run, config), _weights_at(step, config), len(parts))
+        for part, (style, fake) in zip(parts, drawn, strict=True)
+    ]
+    _update(run.optimizers["networks"], run.networks, rate, processes)
+    run.discriminator.requires_grad_(True)
+    return processes.mean(_mean(judged) | _mean(own))
+
+
+def _draw(batch: FaceStep, run: Run) -> tuple[Tensor, Tensor]:
+    """Styles and new faces of a part of the batch."""
+    with mixed_precision(batch.source.device.type):
         style = batch.styles(run.networks)
-        fake = run.networks.generator(batch.acquisition, batch.heatmap, style)
+        return style, run.networks.generator(batch.acquisition, batch.heatmap, style)
+
+
+def _descent(losses: dict[str, Tensor], weights: dict[str, float], parts: int) -> dict[str, float]:
+    """Add the gradients of weighted losses, of one part of several; returns the losses, unweighted."""
+    total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+    (total / parts).backward()
+    return {name: loss.item() for name, loss in losses.items()}
+
+
+def _mean(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+
+
+def _discriminator_losses(
+    step: int, batch: FaceStep, fake: Tensor, run: Run, config: FaceTraining
+) -> dict[str, Tensor]:
+    with mixed_precision(batch.source.device.type):
         losses = {"discriminator": _discriminator_loss(batch, fake.detach(), run.discriminator)}
         if step % config.r1_every == 0:
             losses["r1"] = _r1(batch, run.discriminator)
-    total = losses["discriminator"] + config.weights.r1 * config.r1_every * losses.get("r1", 0.0)
-    _update(run.optimizers["discriminator"], total, run.discriminator, _rate(step, config))
+    return losses
 
-    run.discriminator.requires_grad_(False)
-    with torch.autocast(device, torch.bfloat16):
+
+def _discriminator_weights(config: FaceTraining) -> dict[str, float]:
+    return {"discriminator": 1.0, "r1": config.weights.r1 * config.r1_every}
+
+
+def _network_losses(
+    step: int, batch: FaceStep, fake: Tensor, style: Tensor, run: Run, config: FaceTraining
+) -> dict[str, Tensor]:
+    """All of the losses of generator, style encoder and mapping network, the costly ones every few steps."""
+    with mixed_precision(batch.source.device.type):
         own = generator_losses(batch, fake, style, run)
         if step % config.cycle_every == 0:
             own["cycle"] = cycle_loss(batch, fake, run)
         if run.recogniser is not None and step % config.identity_every == 0:
             own["identity"] = identity_loss(batch, fake, run.recogniser)
-    own |= _style_distribution(run, batch, style, draws)
-    weights = _weights_at(step, config)
-    objective = torch.stack([weights[name] * loss for name, loss in own.items()]).sum()
-    _update(run.optimizers["networks"], objective, run.networks, _rate(step, config))
-    run.discriminator.requires_grad_(True)
-    return {name: loss.item() for name, loss in (losses | own).items()}
+    return own | _style_distribution(run, batch, style, seeded(config.seed, step, 5))
 
 
 def _discriminator_loss(batch: FaceStep, fake: Tensor, discriminator: Discriminator) -> Tensor:
@@ -295,9 +346,13 @@ def _r1(batch: FaceStep, discriminator: Discriminator) -> Tensor:
 def _style_distribution(
     run: Run, batch: FaceStep, style: Tensor, draws: torch.Generator, count: int = 128
 ) -> dict[str, Tensor]:
-    """Spread of the encoder's codes, and latent styles against them, per domain, once enough have been seen."""
-    real = ~batch.is_latent
-    run.bank.add(style[real], batch.domain[real])
+    """Spread of the encoder's codes, and latent styles against them, per domain, once enough have been seen.
+
+    The codes are those of all processes, which keep the same bank.
+    """
+    style, domains = (run.processes.whole(of_faces, 4) for of_faces in (style, batch.domain))
+    real = slice(0, len(style) * 3 // 4)
+    run.bank.add(style[real], domains[real])
     device, losses = style.device, []
     for domain in range(len(DOMAINS)):
         latent = torch.randn(count, run.networks.mapping.latent_dim, generator=draws).to(device)
@@ -310,9 +365,9 @@ def _style_distribution(
     return spread | ({"style_prior": torch.stack(losses).mean()} if losses else {})
 
 
-def _update(optimizer: torch.optim.Optimizer, loss: Tensor, module: nn.Module, rate: float) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+def _update(optimizer: torch.optim.Optimizer, module: nn.Module, rate: float, processes: Processes) -> None:
+    """Step along the gradients of all processes."""
+    processes.average_gradients(module.parameters())
     torch.nn.utils.clip_grad_norm_(module.parameters(), 10.0)
     for group in optimizer.param_groups:
         group["lr"] = group["rate"] * rate

@@ -13,6 +13,7 @@ from phaseveil.models.face import FaceNetworks
 from phaseveil.models.heatmap import HeatmapNet
 from phaseveil.optics.camera import Camera
 from phaseveil.run_state import seeded
+from phaseveil.training.parallel import mixed_precision
 
 if TYPE_CHECKING:
     from phaseveil.training.face import FaceTraining
@@ -44,6 +45,16 @@ class FaceStep:
     source_domain: Tensor
     latent: Tensor
     other_latent: Tensor
+
+    def part(self, share: slice) -> "FaceStep":
+        """The same places of each quarter, so that a part falls into halves and quarters as the whole does."""
+        kept = {}
+        for name, value in vars(self).items():
+            of_a_quarter = name in ("latent", "other_latent")
+            kept[name] = value[share] if of_a_quarter else value.unflatten(0, (4, -1))[:, share].flatten(0, 1)
+        for name in ("source", "acquisition", "reference"):
+            kept[name] = kept[name].contiguous(memory_format=torch.channels_last)
+        return FaceStep(**kept)
 
     @property
     def halves(self) -> tuple[slice, slice]:
@@ -96,7 +107,7 @@ def draw_step(
 
     clear = torch.cat([source.image, coloured]).to(device)
     noise = seeded(config.seed, step, 1, device)
-    with torch.no_grad(), torch.autocast(clear.device.type, torch.bfloat16):
+    with torch.no_grad(), mixed_precision(clear.device.type):
         acquired = camera(clear, noise).contiguous(memory_format=torch.channels_last)
         output = heatmap_net(acquired)
         heatmap, landmarks = output.heatmap, output.landmarks

@@ -67,11 +67,11 @@ def generator_losses(batch: FaceStep, fake: Tensor, style: Tensor, run: "Run") -
 
 def geometry_losses(batch: FaceStep, fake: Tensor, run: "Run") -> dict[str, Tensor]:
     """The new face's geometry, read by the judge, against what was read from the acquisition."""
-    seen = run.judge(fake)
+    seen, whole = run.judge(fake), run.processes.whole
     return {
         "heatmap": geometry.heatmap_loss(seen.logits, batch.target_heatmap),
         "landmark": geometry.landmark_loss(seen.landmarks, batch.landmarks),
-        "expression": geometry.expression_loss(seen.landmarks, batch.landmarks),
+        "expression": geometry.expression_loss(whole(seen.landmarks, 4), whole(batch.landmarks, 4)),
     }
 
 

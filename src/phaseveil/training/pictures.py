@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -39,17 +40,34 @@ def save_optics_figure(path: Path, camera: Camera, size: int) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3)
     if isinstance(camera, PhaseMaskCamera):
-        height = camera.height_map().cpu().numpy() * 1e6
-        inside = camera.aperture.cpu().numpy() > 0
-        picture = axes[0].imshow(np.where(inside, height, np.nan), cmap="viridis")
-        figure.colorbar(picture, ax=axes[0], label="height, µm")
+        draw_height_map(figure, axes[0], camera)
     axes[0].set_title("mask")
     psf = camera.psf(size).cpu()
-    axes[1].imshow((psf / psf.amax()).permute(1, 2, 0).sqrt().numpy())
+    draw_psf(axes[1], psf)
     axes[1].set_title(f"PSF (square root), {psf.shape[-1]} px of {size}")
-    frequency, modulation = radial_mtf(psf, size)
-    for channel, colour in zip(modulation, "rgb", strict=True):
-        axes[2].plot(frequency, channel, colour)
-    axes[2].set(title="MTF, mean over angles", xlabel="cycles per frame", ylim=(0, 1))
+    draw_mtf(axes[2], psf, size)
+    axes[2].set_title("MTF, mean over angles")
     with replace_atomically(path) as temporary:
         figure.savefig(temporary, dpi=80)
+
+
+@torch.no_grad()
+def draw_height_map(figure: Figure, axes: Axes, camera: PhaseMaskCamera) -> None:
+    """Show a mask's surface with its scale in micrometres, nothing outside the pupil."""
+    height = camera.height_map().cpu().numpy() * 1e6
+    inside = camera.aperture.cpu().numpy() > 0
+    picture = axes.imshow(np.where(inside, height, np.nan), cmap="viridis")
+    figure.colorbar(picture, ax=axes, label="height, µm")
+
+
+def draw_psf(axes: Axes, psf: Tensor) -> None:
+    """Show the square root of a PSF ``(3, K, K)``, on the CPU, in its colours."""
+    axes.imshow((psf / psf.amax()).permute(1, 2, 0).sqrt().numpy())
+
+
+def draw_mtf(axes: Axes, psf: Tensor, size: int) -> None:
+    """Plot the MTF of a PSF ``(3, K, K)``, on the CPU, for ``size``-pixel frames, averaged over angles."""
+    frequency, modulation = radial_mtf(psf, size)
+    for channel, colour in zip(modulation, ("tab:red", "tab:green", "tab:blue"), strict=True):
+        axes.plot(frequency, channel, colour)
+    axes.set(xlabel="cycles per frame", ylim=(0, 1))

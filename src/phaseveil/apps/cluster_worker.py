@@ -1,0 +1,211 @@
+"""One worker of a run over a data set: it loads the networks once, then does units of work, one after another."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from phaseveil.apps.anonymize import Batch, Options, Styles, latent_styles, reference_styles
+from phaseveil.apps.batch import Job, Record
+from phaseveil.apps.cluster_ledger import DEAD_LETTERS, DeadLetter, Ledger, Result, Unit
+from phaseveil.apps.cluster_shards import ParquetReader, ParquetWriter, Reader, TarReader, TarWriter, Writer
+from phaseveil.apps.export import EngineName, use_engine
+from phaseveil.apps.sources import Acquisitions, AlignedCrops, Photographs, Source, crop_detector
+from phaseveil.data.image_io import ImageArray, encode_png
+from phaseveil.data.landmarks import default_detector
+from phaseveil.errors import PhaseVeilError
+from phaseveil.pipeline import PhaseVeil
+
+SUFFIXES = {"images": ".png", "tar": ".tar", "parquet": ".parquet"}  # of outputs, by kind of unit
+
+MAX_TRIES = 6  # of a unit; then an input is taken for what kills the workers
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How inputs become outputs; the same on every worker.
+
+    Attributes:
+        options: Seed and batch size, see :class:`~phaseveil.apps.anonymize.Options`; nothing else is saved.
+        weights: Folder of weights, the bundled ones where ``None``. On a cluster every path must lead there from
+            every node.
+        camera: Name or file of another camera.
+        reference: Photograph whose appearance all new faces take.
+        domain: ``female`` or ``male``; see :meth:`~phaseveil.pipeline.PhaseVeil.latent_styles`.
+        kind: ``crops`` (aligned), ``photographs`` (any, see ``--align``) or ``acquisitions`` (of the real camera).
+        size: Side of the outputs, pixels; the inputs' where ``None``.
+        engine: What runs the networks.
+        engine_dir: Folder of that engine's files.
+        device: Where it runs.
+        keep_fields: Other fields of a shard's samples to keep.
+        image_column: Of Parquet tables.
+    """
+
+    options: Options
+    weights: Path | None = None
+    camera: str | None = None
+    reference: Path | None = None
+    domain: str | None = None
+    kind: str = "crops"
+    size: int | None = None
+    engine: EngineName = "torch"
+    engine_dir: Path | None = None
+    device: str = "cpu"
+    keep_fields: tuple[str, ...] = ()
+    image_column: str = "image"
+
+    def anywhere(self) -> Self:
+        """The same with absolute paths, for workers that run in another folder."""
+        files = {name: getattr(self, name) for name in ("weights", "reference", "engine_dir")}
+        absolute = {name: path.absolute() for name, path in files.items() if path is not None}
+        if self.camera is not None and Path(self.camera).is_file():
+            return replace(self, camera=str(Path(self.camera).absolute()), **absolute)
+        return replace(self, **absolute)
+
+    def pipeline(self, say: Callable[[str], None]) -> PhaseVeil:
+        """Load the networks.
+
+        Raises:
+            CheckpointError: A file is missing, damaged or does not fit.
+            ConfigError: No such camera or device, or a package is missing.
+        """
+        pipeline = PhaseVeil.from_pretrained(self.weights, self.camera, self.device)
+        return use_engine(pipeline, self.engine, self.engine_dir, say)
+
+    def styles(self, pipeline: PhaseVeil) -> Styles:
+        """Where appearances come from.
+
+        Raises:
+            InputError: The reference shows no face.
+        """
+        if self.reference is None:
+            return latent_styles(pipeline, self.domain)
+        return reference_styles(pipeline, self.reference, default_detector(), self.domain)
+
+    def source(self, model_size: int) -> Source:
+        """The kind of input."""
+        if self.kind == "acquisitions":
+            return Acquisitions(model_size, self.size)
+        if self.kind == "photographs":
+            return Photographs(default_detector, model_size)
+        return AlignedCrops(crop_detector, model_size, self.size)
+
+
+class InMemoryBatch(Batch):
+    """The plain command's work, whose outputs stay in memory until they are taken from ``files``."""
+
+    def __init__(self, pipeline: PhaseVeil, source: Source, styles: Styles, options: Options, out: Path) -> None:
+        super().__init__(pipeline, source, styles, options, out)
+        self.files: dict[str, bytes] = {}
+
+    def _keep(self, job: Job, picture: ImageArray) -> str:
+        self.files[job.name] = encode_png(picture)
+        return job.name
+
+
+class Worker:
+    """Does units of work; Ray makes one in each of its worker processes.
+
+    Args:
+        settings: How inputs become outputs.
+        out: Output folder.
+    """
+
+    def __init__(self, settings: Settings, out: Path) -> None:
+        self._settings, self._ledger = settings, Ledger(out)
+        torch.set_num_threads(1)  # a worker is one core; more cores, more workers
+
+    @cached_property
+    def _parts(self) -> tuple[PhaseVeil, Source, Styles, Options, Path]:
+        """What a batch is made of; the networks are loaded at the first unit."""
+        pipeline, settings = self._settings.pipeline(lambda message: None), self._settings
+        return pipeline, settings.source(pipeline.size), settings.styles(pipeline), settings.options, self._ledger.out
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Do the units of some rows.
+
+        Args:
+            rows: Column ``unit``, see :attr:`~phaseveil.apps.cluster_ledger.Unit.text`.
+
+        Returns:
+            Columns ``inputs`` (number of the unit's inputs) and ``error`` (why all must stop; empty as a rule).
+        """
+        units = [Unit.parse(str(text)) for text in rows["unit"]]
+        return {"inputs": [len(unit.inputs) for unit in units], "error": [self._finish(unit) for unit in units]}
+
+    def _finish(self, unit: Unit) -> str:
+        """Do a unit unless it is done: a worker may die between that and its answer."""
+        try:
+            if not self._ledger.has(unit):
+                if self._ledger.begin(unit) > MAX_TRIES:
+                    return f"{unit.inputs[0][0]}: {MAX_TRIES} workers died at it or at those after it; leave it out"
+                self._ledger.record(unit, self.do(unit))
+        except PhaseVeilError as error:
+            return str(error)
+        return ""
+
+    def do(self, unit: Unit) -> list[Result]:
+        """Write the outputs of a unit; tells what became of each input.
+
+        Raises:
+            InputError: An output cannot be written.
+            CheckpointError: The weights cannot be loaded.
+        """
+        if unit.kind == "images":
+            return [_of_image(written.record) for written in Batch(*self._parts).work(unit.jobs)]
+        settings = self._settings
+        results = []
+        for job in unit.jobs:
+            with self._ledger.scratch() as temporary:
+                reader: TarReader | ParquetReader
+                writer: TarWriter | ParquetWriter
+                if unit.kind == "tar":
+                    reader = TarReader(job.path, settings.keep_fields)
+                    writer = TarWriter(temporary, reader)
+                else:
+                    reader = ParquetReader(job.path, settings.image_column, settings.keep_fields)
+                    writer = ParquetWriter(temporary, reader, settings.image_column)
+                results.append(self._shard(job, reader, writer, temporary, SUFFIXES[unit.kind]))
+        return results
+
+    def _shard(self, job: Job, reader: Reader, writer: Writer, temporary: Path, suffix: str) -> Result:
+        """Do a shard; its output appears when it is whole, and only if there is anything in it."""
+        batch, records = InMemoryBatch(*self._parts), []
+        with closing(writer):
+            for written in batch.work(reader.jobs()):
+                records.append(written.record)
+                if written.record.output is not None:
+                    writer.add(written.record.output, batch.files.pop(written.record.output))
+        done = sum(record.status == "done" for record in records)
+        place = self._ledger.out / f"{job.name}{suffix}"
+        if done:
+            temporary.replace(place)
+        dead = [DeadLetter(str(job.path), sample, reason) for sample, reason in reader.problems]
+        for record in records:
+            if record.reason is not None:
+                dead.append(DeadLetter(str(job.path), record.input.removeprefix(f"{job.path}/"), record.reason))
+        if not records and not dead:
+            dead.append(DeadLetter(str(job.path), None, "no images in this shard"))
+        return Result(_of_shard(job.path, place if done else None, records, len(dead)), tuple(dead))
+
+
+def _of_shard(path: Path, place: Path | None, records: Sequence[Record], dead: int) -> Record:
+    """The shard's line of the manifest, from those of its images."""
+    return Record(
+        str(path),
+        "skipped" if place is None else "partial" if dead else "done",
+        str(place) if place is not None else None,
+        sum(record.faces for record in records),
+        sum(record.seconds for record in records),
+        reason=f"{dead} left out, see {DEAD_LETTERS}" if dead else None,
+    )
+
+
+def _of_image(record: Record) -> Result:
+    dead = () if record.reason is None else (DeadLetter(record.input, None, record.reason),)
+    return Result(record, dead)
