@@ -97,3 +97,14 @@ def test_pytorch_is_the_engine_that_a_pipeline_has(pipeline: PhaseVeil) -> None:
     assert torch.equal(drawn.heatmap, generated.heatmap)
     assert torch.equal(drawn.landmarks, generated.landmarks)
     assert pipeline.with_engine(engine) is not pipeline
+
+
+def test_pytorch_draws_large_batches_in_parts(pipeline: PhaseVeil, monkeypatch: pytest.MonkeyPatch) -> None:
+    acquisitions, styles = samples(pipeline)
+    whole = pipeline.engine.redraw(acquisitions[:5], styles[:5])
+    monkeypatch.setattr("phaseveil.engines.engine.PART_PIXELS", 2 * 32**2)
+    drawn = pipeline.engine.redraw(acquisitions[:5], styles[:5])
+    alone = pipeline.engine.redraw(acquisitions[4:5], styles[4:5])
+    for value, right, last in zip(drawn, whole, alone, strict=True):
+        torch.testing.assert_close(value, right, rtol=0, atol=1e-5)
+        assert torch.equal(value[4:], last)  # what is left over is a part of its own

@@ -9,7 +9,8 @@ from scipy import ndimage, special
 from torch import Tensor
 
 from phaseveil.optics import psf
-from phaseveil.optics.grid import centred_axis, circular_aperture
+from phaseveil.optics.grid import centred_axis, circular_aperture, pixel_axis
+from phaseveil.optics.propagation import fraunhofer
 from phaseveil.optics.zernike import zernike_basis
 
 DISTANCE, RADIUS, SAMPLES = 8e-3, 0.5e-3, 128
@@ -74,6 +75,38 @@ def test_energy_is_kept_on_a_support_that_holds_it(channel: int, per_pixel: int,
     assert shares.sum().item() == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize(("pixels", "per_pixel"), [(8, 1), (9, 1), (8, 3), (9, 2), (9, 3)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.float64, 1e-13)])
+def test_pixels_collect_the_squared_field_of_the_plain_transform(
+    pixels: int, per_pixel: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    phase = 3 * torch.randn(2, 21, 21, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pupil, axis, pitch = torch.polar(torch.ones_like(phase), phase), centred_axis(21, 4e-5, torch.float64), 5e-6
+    sensor = pixel_axis(pixels, pitch, per_pixel, torch.float64)
+    points = fraunhofer(pupil, axis, sensor, WAVELENGTHS[:2], DISTANCE).abs().square()
+    expected = torch.nn.functional.avg_pool2d(points, per_pixel) * pitch**2 / (21 * 4e-5) ** 2
+    kind = torch.complex64 if dtype == torch.float32 else torch.complex128
+    arguments = pupil.to(kind), axis.to(dtype), WAVELENGTHS[:2].to(dtype), DISTANCE, pixels, pitch, per_pixel
+    shares = psf.pixel_integrated_psf(*arguments).double()
+    assert (shares - expected).abs().max() <= tolerance * expected.max()
+
+
+def test_gradients_of_the_pixels_are_those_of_the_plain_transform() -> None:
+    generator = torch.Generator().manual_seed(1)
+    phase = torch.randn(1, 10, 10, generator=generator, dtype=torch.float64, requires_grad=True)
+    axis, pitch, wavelengths = centred_axis(10, 1e-4, torch.float64), 5e-6, WAVELENGTHS[:1]
+    wanted = torch.rand(1, 7, 7, generator=generator, dtype=torch.float64)
+
+    pupil = torch.polar(torch.ones_like(phase), phase)
+    shares = psf.pixel_integrated_psf(pupil, axis, wavelengths, DISTANCE, 7, pitch, 2)
+    (found,) = torch.autograd.grad((shares * wanted).sum(), phase)
+
+    field = fraunhofer(torch.polar(torch.ones_like(phase), phase), axis, pixel_axis(7, pitch, 2), wavelengths, DISTANCE)
+    plain = torch.nn.functional.avg_pool2d(field.abs().square(), 2) * pitch**2 / (10 * 1e-4) ** 2
+    (expected,) = torch.autograd.grad((plain * wanted).sum(), phase)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6 * expected.abs().max().item())
+
+
 def test_energy_of_a_soft_pupil_lies_in_a_small_window() -> None:
     soft = torch.exp(-(AXIS[:, None] ** 2 + AXIS[None, :] ** 2) / (0.3 * RADIUS) ** 2)
     pupil = soft.to(torch.complex128).expand(3, -1, -1)
@@ -129,3 +162,25 @@ def test_a_point_becomes_the_psf_the_right_way_round(scene: tuple[Tensor, Tensor
     image = psf.convolve_linear(point, transfer, margin=4)[0]
     torch.testing.assert_close(image[:, 6:15, 9:18], kernel)
     assert image.sum().item() == pytest.approx(3)
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["one for all", "one each"])
+@pytest.mark.parametrize("margin", [0, 3])
+def test_the_convolution_has_the_gradients_of_its_plain_form(each: bool, margin: int) -> None:
+    random = torch.Generator().manual_seed(2)
+    image = torch.rand(2, 3, 7, 7, generator=random, dtype=torch.float64)
+    kernels = torch.rand(*((2,) if each else ()), 3, 2 * margin + 1, 2 * margin + 1, generator=random).double()
+    wanted, size = torch.rand(image.shape, generator=random, dtype=torch.float64), psf.fast_fft_size(7 + 2 * margin)
+
+    def plain(image: Tensor, transfer: Tensor) -> Tensor:
+        after = size - 7 - margin
+        wide = torch.nn.functional.pad(image, (margin, after, margin, after), mode="replicate")
+        return torch.fft.irfft2(torch.fft.rfft2(wide) * transfer)[..., margin : margin + 7, margin : margin + 7]
+
+    found = []
+    for convolve in (lambda *given: psf.convolve_linear(*given, margin), plain):
+        given = image.clone().requires_grad_(), kernels.clone().requires_grad_()
+        blurred = convolve(given[0], psf.optical_transfer_function(given[1], size))
+        found.append((blurred, *torch.autograd.grad((blurred * wanted).sum(), given)))
+    for quick, expected in zip(*found, strict=True):
+        torch.testing.assert_close(quick, expected)

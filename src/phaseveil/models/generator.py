@@ -32,12 +32,15 @@ class ModulatedConv(nn.Module):
         nn.init.normal_(self.affine.weight, std=1 / math.sqrt(style_dim))
         nn.init.ones_(self.affine.bias)
 
+    def energy(self) -> Tensor:
+        """Sum of the squared weights between each input and output channel, float32. Shape ``(inputs, outputs)``."""
+        return self.weight.float().square().sum(dim=(2, 3)).t()
+
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         """Features ``(B, inputs, H, W)`` and codes ``(B, style_dim)`` → ``(B, outputs, H, W)``."""
         with torch.autocast(features.device.type, enabled=False):
             scale = functional.linear(style.float(), self.affine.weight.float(), self.affine.bias.float())
-            energy = scale.square() @ self.weight.float().square().sum(dim=(2, 3)).t()
-            restore = self.gain * torch.rsqrt(energy + 1e-6)
+            restore = self.gain * torch.rsqrt(scale.square() @ self.energy() + 1e-6)
         modulated = features * scale.to(features.dtype)[:, :, None, None]
         result = functional.conv2d(modulated, self.weight.to(features.dtype), padding=self.weight.shape[-1] // 2)
         bias, restore = self.bias.to(result.dtype), restore.to(result.dtype)

@@ -1,3 +1,5 @@
 """Cameras and what they are made of."""
 
-from phaseveil.optics import dynamic as dynamic  # a kind of camera that has to be known wherever one is built
+# Kinds of camera that have to be known wherever one is built:
+from phaseveil.optics import dynamic as dynamic
+from phaseveil.optics import height_map as height_map

@@ -14,13 +14,16 @@ from torch.nn import functional
 
 from phaseveil import checkpoint
 from phaseveil.config import from_mapping, load_config, to_mapping
-from phaseveil.errors import ConfigError, InputError
+from phaseveil.errors import ConfigError, InputError, OpticsError
 from phaseveil.optics import grid, propagation, psf
 from phaseveil.optics.materials import index_contrast
 from phaseveil.optics.sensor import SensorConfig, expose, linear_to_srgb, srgb_to_linear
 from phaseveil.optics.zernike import zernike_basis
 
 FIRST_MODE = 4  # piston and the two tilts carry no information
+SHORTEST, LONGEST = 1e-6, 1e6  # metres; beyond, arithmetic breaks down before any lens does
+MOST_VALUES = 300_000_000  # of the modes' table, 8 bytes each while it is made; files from strangers choose its size
+MOST_POINTS = 8192  # a side, at which a PSF is sampled
 FAMILY_FIELDS = ("family_size", "training_draws")
 
 
@@ -79,12 +82,21 @@ class CameraConfig:
         lengths = (self.focal_length, self.object_distance, self.aperture_radius, self.frame_width)
         if min(lengths) <= 0 or self.image_distance <= 0:
             raise ConfigError("camera: lengths must be above 0 metres, and the subject beyond the focal length")
+        if not all(SHORTEST <= length <= LONGEST for length in (*lengths, self.image_distance)):
+            raise ConfigError(f"camera: lengths must lie between {SHORTEST:g} and {LONGEST:g} metres")
         if self.f_number < 0.5:  # the marginal ray's sine would exceed 1
             raise ConfigError(
                 f"camera: F/{self.f_number:.2g} is impossible; give aperture_radius in metres (such as 0.5e-3)"
             )
         if self.num_modes < FIRST_MODE or self.pupil_samples < 8 or self.low_resolution < 1:
             raise ConfigError("camera: needs num_modes ≥ 4, pupil_samples ≥ 8, low_resolution ≥ 1")
+        if max(self.num_modes, self.low_resolution, self.pupil_samples, self.family_size, self.training_draws) > 2048:
+            raise ConfigError("camera: numbers of modes, samples, photosites and masks may be at most 2048")
+        if self.num_modes * self.pupil_samples**2 > MOST_VALUES:
+            raise ConfigError(
+                f"camera: {self.num_modes} modes on {self.pupil_samples}² pupil samples need too much memory (over "
+                f"{MOST_VALUES:,} values); choose fewer"
+            )
         if not 0 < self.psf_support <= 1 or not 0 < self.gaussian_sigma < 0.5:
             raise ConfigError("camera: psf_support must lie in (0, 1], gaussian_sigma in (0, 0.5), shares of the frame")
         if self.family_size < 1 or self.training_draws < 1:
@@ -213,8 +225,6 @@ class PhaseMaskCamera(ConvolutionCamera):
         coefficients: RMS height of each mode, metres. Shape ``(num_modes - 3,)``; the only parameter.
     """
 
-    transform = staticmethod(propagation.fraunhofer)
-
     def __init__(self, config: CameraConfig) -> None:
         super().__init__(config)
         samples, modes = config.pupil_samples, range(FIRST_MODE, config.num_modes + 1)
@@ -257,21 +267,30 @@ class PhaseMaskCamera(ConvolutionCamera):
         mask = propagation.phase_delay(self.height_map(coefficients), self.wavelengths, self.delta_n)
         return mask + self.config.focus_error * self.focus_phase_per_dioptre
 
+    def check_sampling(self, phase: Tensor) -> None:
+        """Refuse a phase ``(3, N, N)`` that is too steep for the pupil's samples (OpticsError)."""
+        propagation.check_phase_sampling(phase, self.aperture)
+
     def enclosed_psf(self, size: int, coefficients: Tensor | None = None) -> Tensor:
         """PSF before normalisation: each channel sums to the share of the energy inside the window."""
         phase = self.pupil_phase(coefficients)
-        propagation.check_phase_sampling(phase, self.aperture)
+        self.check_sampling(phase)
         config, pitch = self.config, self.config.pixel_pitch(size)
         per_pixel = psf.samples_per_pixel(pitch, min(config.wavelengths), config.image_distance, config.aperture_radius)
+        if per_pixel * config.psf_pixels(size) > MOST_POINTS:
+            raise OpticsError(
+                f"a pixel of {pitch * 1e6:.3g} µm needs {per_pixel} points a side; choose a narrower frame or aperture"
+            )
+        # Not torch.polar: its gradient takes longer than that of cosine and sine.
+        pupil = torch.complex(self.aperture * torch.cos(phase), self.aperture * torch.sin(phase))
         return psf.pixel_integrated_psf(
-            torch.polar(self.aperture.expand_as(phase), phase),
+            pupil,
             self.pupil_axis,
             self.wavelengths,
             config.image_distance,
             config.psf_pixels(size),
             pitch,
             per_pixel,
-            self.transform,
         )
 
     def psf(self, size: int) -> Tensor:
@@ -395,7 +414,6 @@ def load_camera(source: str | Path) -> Camera:
         name = source if Path(source).suffix in (".yaml", ".yml") else f"camera/{source}"
         return build_camera(load_config(CameraConfig, name)).eval()
     stored = checkpoint.load(source, kind="camera")
-    camera = build_camera(from_mapping(CameraConfig, stored.config))
-    if camera.state_dict():
-        checkpoint.load_into(camera, stored.part("camera"), source)
-    return camera.eval()
+    config = from_mapping(CameraConfig, stored.config)
+    tensors = {name: tensor for name, tensor in stored.part("camera").items() if name != "empty"}
+    return checkpoint.load_module(lambda: build_camera(config), tensors, source).eval()

@@ -22,7 +22,7 @@ from phaseveil.optics.camera import (
     scene_light,
     transfer_grid,
 )
-from phaseveil.optics.propagation import fraunhofer_symmetric, phase_delay
+from phaseveil.optics.propagation import phase_delay
 from phaseveil.optics.sensor import expose, linear_to_srgb
 from phaseveil.optics.zernike import noll_to_radial_azimuthal
 
@@ -41,8 +41,6 @@ class DynamicCamera(PhaseMaskCamera):
         coefficients: c₀, the mean mask, metres. Shape ``(num_modes - 3,)``.
         directions: d, metres; zero until it is set or learned. Shape ``(family_size, num_modes - 3)``.
     """
-
-    transform = staticmethod(fraunhofer_symmetric)  # PSFs are many
 
     def __init__(self, config: CameraConfig) -> None:
         super().__init__(config)

@@ -1,17 +1,15 @@
 """Point spread functions on the sensor's pixels, and their transfer functions."""
 
 import math
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from phaseveil.optics import grid
-from phaseveil.optics.propagation import fraunhofer
-
-Transform = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
-"""A function like :func:`phaseveil.optics.propagation.fraunhofer`."""
+from phaseveil.optics.propagation import Quadrants, intensity_quadrants
 
 
 def samples_per_pixel(pitch: float, shortest_wavelength: float, distance: float, radius: float) -> int:
@@ -27,7 +25,6 @@ def pixel_integrated_psf(
     pixels: int,
     pitch: float,
     per_pixel: int,
-    transform: Transform = fraunhofer,
 ) -> Tensor:
     r"""Share of a point's light that each pixel collects.
 
@@ -35,27 +32,52 @@ def pixel_integrated_psf(
 
     Args:
         pupil: Complex field in the pupil. Shape ``(L, N, N)``.
-        pupil_axis: Positions in the pupil, metres. Shape ``(N,)``.
+        pupil_axis: Positions in the pupil, metres, symmetric about 0. Shape ``(N,)``.
         wavelengths: Metres. Shape ``(L,)``.
         distance: Pupil to sensor, metres.
         pixels: Pixels of the window and axis.
         pitch: Pixel pitch, metres.
         per_pixel: Points per pixel and axis of the midpoint rule.
-        transform: Pupil to sensor.
 
     Returns:
         Shares; each channel sums to the energy that the window holds, at most 1. Shape ``(L, pixels, pixels)``.
     """
     sensor_axis = grid.pixel_axis(pixels, pitch, per_pixel, pupil_axis.dtype).to(pupil_axis.device)
-    field = transform(pupil, pupil_axis, sensor_axis, wavelengths, distance)
-    intensity = field.real.square() + field.imag.square()
+    onward = sensor_axis[len(sensor_axis) // 2 :]
     spacing = pupil_axis[1] - pupil_axis[0]
-    total = (pupil.real.square() + pupil.imag.square()).sum(dim=(-2, -1), keepdim=True) * spacing**2
-    return (
-        functional.avg_pool2d(intensity, per_pixel) * pitch**2 / total
-        if per_pixel > 1
-        else intensity * pitch**2 / total
-    )
+    share = pitch**2 / (torch.view_as_real(pupil).square().sum(dim=(-3, -2, -1)) * spacing**2)
+    found = []
+    for field, length, scale in zip(
+        pupil.split(1), wavelengths.split(1), share, strict=True
+    ):  # one fits into the cache
+        points = intensity_quadrants(field, pupil_axis, onward, length, distance)
+        found.append(_pixels_of(points, pixels, per_pixel) * scale)
+    return torch.cat(found)
+
+
+def _pixels_of(points: Quadrants, pixels: int, per_pixel: int) -> Tensor:
+    """Mean of the points of each pixel, the quadrants put together: ``(L, pixels, pixels)``, rows y, columns x."""
+    found = points.right_down.shape[-1]
+    missing = (pixels + 1) // 2 * per_pixel - found  # of the middle pixel, which belongs to all quadrants in part
+    if pixels * per_pixel % 2:  # a point on the axis belongs to two quadrants: half of it to each
+        half = torch.ones(found, dtype=points.right_down.dtype, device=points.right_down.device)
+        half[0] = 0.5
+        points = Quadrants(*(quadrant * half * half[:, None] for quadrant in points))
+    if per_pixel > 1:
+        padding = (missing, 0, missing, 0)
+        points = Quadrants(*(functional.avg_pool2d(functional.pad(part, padding), per_pixel) for part in points))
+    right = _join(points.right_up, points.right_down, dim=2, shared=pixels % 2)
+    left = _join(points.left_up, points.left_down, dim=2, shared=pixels % 2)
+    return _join(left, right, dim=1, shared=pixels % 2).transpose(1, 2)
+
+
+def _join(behind: Tensor, ahead: Tensor, dim: int, shared: int) -> Tensor:
+    """Both sides of the axis in rising order; each counts outwards, and their first ``shared`` lines add up."""
+    if shared:
+        middle = behind.narrow(dim, 0, 1) + ahead.narrow(dim, 0, 1)
+        rest = behind.shape[dim] - 1
+        return torch.cat([behind.narrow(dim, 1, rest).flip(dim), middle, ahead.narrow(dim, 1, rest)], dim)
+    return torch.cat([behind.flip(dim), ahead], dim)
 
 
 def normalise_energy(psf: Tensor) -> Tensor:
@@ -96,19 +118,87 @@ def convolve_linear(image: Tensor, transfer: Tensor, margin: int) -> Tensor:
 
     Args:
         image: Linear light. Shape ``(B, L, H, H)``.
-        transfer: From :func:`optical_transfer_function` on :func:`fast_fft_size` of ``H + 2 margin``.
+        transfer: From :func:`optical_transfer_function` on :func:`fast_fft_size` of ``H + 2 margin``, for all images or
+            for each, ``(B, L, ...)``.
         margin: Half the PSF's support, pixels.
 
     Returns:
-        Shape ``(B, L, H, H)``.
+        Shape ``(B, L, H, H)``; differentiable once.
     """
-    size, height = transfer.shape[-2], image.shape[-1]
-    surplus = size - height - 2 * margin
-    padding = (margin, margin + surplus, margin, margin + surplus)
-    spectrum = torch.fft.rfft2(functional.pad(image, padding, mode="replicate")).mul_(transfer)
-    # irfft2 in two steps: only the rows of the frame are transformed back along x.
-    rows = torch.fft.ifft(spectrum, dim=-2)[..., margin : margin + height, :]
-    return torch.fft.irfft(rows, n=size, dim=-1)[..., margin : margin + height]
+    return _LinearConvolution.apply(image, transfer, margin)
+
+
+class _LinearConvolution(torch.autograd.Function):
+    """:func:`convolve_linear` and its adjoint, image by image on a CPU: what one needs stays in the cache.
+
+    Only the rows of the frame are transformed along x: those beyond its border repeat the border's.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, transfer: Tensor, margin: int) -> Tensor:
+        ctx.save_for_backward(image, transfer)
+        ctx.margin = margin
+        size, frame = transfer.shape[-2], slice(margin, margin + image.shape[-1])
+        blurred = torch.empty_like(image)
+        for part in _parts(image):
+            spectrum = _continued_spectrum(image[part], size, margin).mul_(_of(transfer, part))
+            # irfft2 in two steps: only the rows of the frame are transformed back along x.
+            rows = torch.fft.ifft(spectrum, dim=-2)[..., frame, :]
+            blurred[part] = torch.fft.irfft(rows, n=size, dim=-1)[..., frame]
+        return blurred
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (image, transfer), margin = ctx.saved_tensors, ctx.margin
+        size, height = transfer.shape[-2], image.shape[-1]
+        beyond = size - height - margin
+        of_image = torch.empty_like(image) if ctx.needs_input_grad[0] else None
+        of_transfer = torch.zeros_like(transfer) if ctx.needs_input_grad[1] else None
+        for part in _parts(image):
+            lines = torch.fft.rfft(functional.pad(gradient[part], (margin, beyond)))
+            spectrum = torch.fft.fft(functional.pad(lines, (0, 0, margin, beyond)), dim=-2)
+            if of_transfer is not None:
+                product = spectrum * _continued_spectrum(image[part], size, margin).conj()
+                if of_transfer.ndim == image.ndim:
+                    of_transfer[part] = product
+                else:
+                    of_transfer += product.sum(dim=0)
+            if of_image is not None:
+                rows = torch.fft.ifft(spectrum.mul_(_of(transfer, part).conj()), dim=-2)
+                wide = torch.fft.irfft(_gathered(rows, margin, height, dim=-2), n=size, dim=-1)
+                of_image[part] = _gathered(wide, margin, height, dim=-1)
+        if of_transfer is not None:
+            of_transfer /= size**2
+            of_transfer[..., 1 : (size + 1) // 2] *= 2  # a half-plane stands for both halves
+        return of_image, of_transfer, None
+
+
+def _parts(image: Tensor) -> list[slice]:
+    """Images that are worked off together: one on a CPU, all elsewhere."""
+    return [slice(i, i + 1) for i in range(len(image))] if image.device.type == "cpu" else [slice(None)]
+
+
+def _of(transfer: Tensor, part: slice) -> Tensor:
+    """Transfer functions of some images; one is for all where there is no batch of them."""
+    return transfer[part] if transfer.ndim == 4 else transfer
+
+
+def _continued_spectrum(image: Tensor, size: int, margin: int) -> Tensor:
+    """``rfft2`` of images continued by their border pixels to ``size``, ``margin`` of it ahead."""
+    beyond = size - image.shape[-1] - margin
+    lines = torch.fft.rfft(functional.pad(image, (margin, beyond, 0, 0), mode="replicate"))
+    above, below = lines[..., :1, :], lines[..., -1:, :]
+    everywhere = [above.expand(-1, -1, margin, -1), lines, below.expand(-1, -1, beyond, -1)]
+    return torch.fft.fft(torch.cat(everywhere, dim=-2), dim=-2)
+
+
+def _gathered(wide: Tensor, margin: int, height: int, dim: int) -> Tensor:
+    """Adjoint of the continuation by border pixels along a dimension: what lies beyond is added to the border."""
+    frame = wide.narrow(dim, margin, height).clone()
+    frame.select(dim, 0).add_(wide.narrow(dim, 0, margin).sum(dim))
+    frame.select(dim, -1).add_(wide.narrow(dim, margin + height, wide.shape[dim] - margin - height).sum(dim))
+    return frame
 
 
 def convolve_circular(image: Tensor, transfer: Tensor) -> Tensor:
