@@ -1,11 +1,11 @@
-# make demo | test | check | bench: each builds .venv first where it is missing or out of date.
+# make demo | test | check | bench | docs | fuzz: each builds .venv first where it is missing or out of date.
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 
-.PHONY: demo test check bench
+.PHONY: demo test check bench docs fuzz
 .DEFAULT_GOAL := demo
 
 demo: $(RUNTIME)
@@ -21,9 +21,15 @@ check: $(DEV)
 	$(BIN)/mypy
 
 bench: $(DEV)
-	$(BIN)/python -m bench.camera_speed
+	$(BIN)/phaseveil bench
 	$(BIN)/python -m bench.anonymize_speed
 	$(BIN)/python -m bench.engines
+
+docs: $(DEV)
+	$(BIN)/mkdocs build --strict --site-dir site
+
+fuzz: $(DEV)
+	$(BIN)/python -m bench.fuzz --count 10000
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("PhaseVeil needs Python 3.11 or later: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

@@ -38,6 +38,13 @@ COMMANDS = [
     ["sweep"],
     ["export"],
     ["export", "onnx"],
+    ["export", "mask"],
+    ["export", "camera"],
+    ["tolerance"],
+    ["calibrate"],
+    ["point-sources"],
+    ["web"],
+    ["bench"],
 ]
 
 
