@@ -16,8 +16,8 @@ test: $(DEV)
 	$(BIN)/python -m pytest --cov=phaseveil --cov-report=term-missing:skip-covered --cov-fail-under=85
 
 check: $(DEV)
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench docs
+	$(BIN)/ruff format --check src tests bench docs
 	$(BIN)/mypy
 
 bench: $(DEV)
@@ -26,7 +26,7 @@ bench: $(DEV)
 	$(BIN)/python -m bench.engines
 
 docs: $(DEV)
-	$(BIN)/mkdocs build --strict --site-dir site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 fuzz: $(DEV)
 	$(BIN)/python -m bench.fuzz --count 10000
