@@ -12,8 +12,9 @@ import phaseveil
 
 ROOT = Path(phaseveil.__file__).parent
 LAYERS = (
+    ("__main__",),
     ("cli",),
-    ("cli_export", "cli_measure"),
+    ("cli_bench", "cli_calibrate", "cli_cluster", "cli_export", "cli_fabrication", "cli_measure", "cli_web"),
     ("cli_options",),
     ("apps",),
     ("training",),
@@ -28,7 +29,8 @@ LAYERS = (
     ("run_state",),
     ("checkpoint",),
     ("config",),
-    ("errors", "progress"),
+    ("progress",),
+    ("errors",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from phaseveil import __version__
+from phaseveil.cli_bench import bench
+from phaseveil.cli_calibrate import calibrate, point_sources
+from phaseveil.cli_cluster import (
+    ActorEngine,
+    Address,
+    ImageColumn,
+    KeepFields,
+    Workers,
+    refuse_without_ray,
+    run_cluster,
+)
 from phaseveil.cli_export import export_app
+from phaseveil.cli_fabrication import tolerance
 from phaseveil.cli_measure import attack, evaluate, sweep, table1
 from phaseveil.cli_options import (
     CAMERA_HELP,
@@ -33,7 +45,8 @@ from phaseveil.cli_options import (
     Resume,
     say,
 )
-from phaseveil.errors import ConfigError, PhaseVeilError
+from phaseveil.cli_web import web
+from phaseveil.errors import ConfigError, PhaseVeilError, printable
 from phaseveil.progress import progress
 
 if TYPE_CHECKING:
@@ -68,7 +81,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + printable(" ".join(message.split())), file=sys.stderr)
     return 2
 
 
@@ -123,11 +136,17 @@ def anonymize(
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Folder with other weights than the bundled ones.")] = None,
     engine: Annotated[
-        Literal["torch", "onnxruntime", "openvino"], typer.Option(help="What runs the networks.")
+        Literal["torch", "onnxruntime", "openvino", "ray"],
+        typer.Option(help="What runs the networks; ray: many workers, for data sets and shards (.tar, .parquet)."),
     ] = "torch",
     engine_dir: Annotated[
         Path | None, typer.Option(help="Folder that 'phaseveil export onnx' wrote; by default exported at first use.")
     ] = None,
+    actor_engine: ActorEngine = None,
+    address: Address = None,
+    workers: Workers = None,
+    keep_fields: KeepFields = "",
+    image_column: ImageColumn = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> int:
@@ -144,6 +163,36 @@ def anonymize(
     from phaseveil.pipeline import PhaseVeil
 
     options = job.Options(seed, frozenset(filter(None, save.split(","))), batch_size)
+    if engine == "ray":
+        _exclude({"--engine ray": True, "--save": bool(save)})
+        from phaseveil.apps.cluster_worker import Settings
+
+        kind = "acquisitions" if acquired else "photographs" if align else "crops"
+        fields = tuple(filter(None, keep_fields.split(",")))
+        settings = Settings(
+            options,
+            weights,
+            camera,
+            reference,
+            domain,
+            kind,
+            size,
+            actor_engine or "torch",
+            engine_dir,
+            device,
+            fields,
+            image_column or "image",
+        )
+        return run_cluster(inputs, out, settings, address, workers, as_json)
+    refuse_without_ray(
+        {
+            "--actor-engine": actor_engine is not None,
+            "--address": address is not None,
+            "--workers": workers is not None,
+            "--keep-fields": bool(keep_fields),
+            "--image-column": image_column is not None,
+        }
+    )
     images, videos = sort_inputs(inputs)
     _exclude({"--size": size is not None, "videos": bool(videos)})
     if videos:
@@ -278,8 +327,9 @@ def download(
         print(path)
 
 
-for measure in (evaluate, attack, table1, sweep):
-    app.command()(measure)
+for command in (bench, calibrate, evaluate, attack, table1, sweep, tolerance, web):
+    app.command()(command)
+app.command("point-sources")(point_sources)
 
 
 @camera_app.command("info")
@@ -343,9 +393,12 @@ def train_camera(
     from phaseveil.pipeline import usable_device
     from phaseveil.training.camera import CameraTraining
     from phaseveil.training.camera import train_camera as job
+    from phaseveil.training.parallel import is_main
 
     settings = load_config(CameraTraining, config, overrides or ())
-    print(json.dumps(job(settings, resume, max_minutes, str(usable_device(device)), say)))
+    figures = job(settings, resume, max_minutes, str(usable_device(device)), say)
+    if is_main():
+        print(json.dumps(figures))
 
 
 @train_app.command("face")
@@ -361,6 +414,9 @@ def train_face(
     from phaseveil.pipeline import usable_device
     from phaseveil.training.face import FaceTraining
     from phaseveil.training.face import train_face as job
+    from phaseveil.training.parallel import is_main
 
     settings = load_config(FaceTraining, config, overrides or ())
-    print(json.dumps(job(settings, resume, max_minutes, str(usable_device(device)), say)))
+    figures = job(settings, resume, max_minutes, str(usable_device(device)), say)
+    if is_main():
+        print(json.dumps(figures))

@@ -1,6 +1,7 @@
 """Source → acquisition → heatmap → new face: the networks loaded once, then run on images and batches."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -19,9 +20,11 @@ from phaseveil.errors import CheckpointError, ConfigError, InputError
 from phaseveil.models.face import FaceNetworks, load_face_networks
 from phaseveil.models.heatmap import HeatmapNet, load_heatmap_net
 from phaseveil.models.pair import Pair
+from phaseveil.models.style import unit_rms
 from phaseveil.optics.camera import Camera, load_camera
 
 NOISE_STREAM = 0x6E6F6973
+MEAN_STREAM, MEAN_LATENTS = 0x6D65616E, 1024
 
 ImageLike = Image.Image | ImageArray | str | Path
 
@@ -145,6 +148,16 @@ class PhaseVeil:
         other.engine = engine
         return other
 
+    def with_camera(self, camera: Camera) -> "PhaseVeil":
+        """The same networks behind another camera.
+
+        Args:
+            camera: Any camera; its transfer function is computed once for the model's size.
+        """
+        other = copy.copy(self)
+        other.camera = camera.frozen(self.size).eval().to(self.device)
+        return other
+
     def __call__(
         self,
         image: ImageLike,
@@ -182,26 +195,46 @@ class PhaseVeil:
         )
 
     @torch.inference_mode()
-    def latent_styles(self, seeds: Sequence[int], domain: str | None = None) -> Tensor:
-        """Styles of nobody: each drawn from its own seed, whatever else is in the batch.
+    def latent_styles(self, seeds: Sequence[int], domain: str | None = None, strength: float = 1.0) -> Tensor:
+        r"""Styles of nobody: each drawn from its own seed, whatever else is in the batch.
+
+        .. math:: s' = \mathrm{unit}\big(\bar s + \mathrm{strength}\,(s - \bar s)\big)
+
+        The truncation trick (Karras et al. 2019, *A Style-Based Generator Architecture*, arXiv 1812.04948, appendix B),
+        about the mean style of each face's domain, scaled back onto the sphere of unit RMS that all styles lie on.
 
         Args:
             seeds: One a face.
             domain: ``female`` or ``male`` for all; drawn from each seed where ``None``.
+            strength: 0 gives every seed its domain's mean style, 1 its own; above 1 exaggerates.
 
         Returns:
             Style codes. Shape ``(B, style_dim)``, float32, on the pipeline's device.
 
         Raises:
-            ConfigError: The domain is unknown.
+            ConfigError: The domain is unknown, or the strength negative or not finite.
         """
+        if not 0 <= strength < math.inf:
+            raise ConfigError(f"the style strength must be a number from 0 on, got {strength}")
         latents, domains = [], []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
             latents.append(torch.randn(self.networks.config.latent_dim, generator=generator))
             drawn = int(torch.randint(len(DOMAINS), (), generator=generator))
             domains.append(drawn if domain is None else domain_index(domain))
-        return self.networks.mapping(torch.stack(latents).to(self.device), torch.tensor(domains, device=self.device))
+        chosen = torch.tensor(domains, device=self.device)
+        styles = self.networks.mapping(torch.stack(latents).to(self.device), chosen)
+        if strength == 1:
+            return styles
+        return unit_rms(torch.lerp(self.mean_styles()[chosen], styles, strength))
+
+    @torch.inference_mode()
+    def mean_styles(self) -> Tensor:
+        """Mean latent style of each domain, over the same latents always; shorter than unit RMS. ``(2, style_dim)``."""
+        generator = torch.Generator().manual_seed(MEAN_STREAM)
+        latents = torch.randn(MEAN_LATENTS, self.networks.config.latent_dim, generator=generator).to(self.device)
+        domains = torch.arange(len(DOMAINS), device=self.device)
+        return torch.stack([self.networks.mapping(latents, one.expand(MEAN_LATENTS)).mean(dim=0) for one in domains])
 
     @torch.inference_mode()
     def reference_style(self, reference: Tensor, domain: str | None = None) -> Tensor:
