@@ -243,7 +243,7 @@ def test_a_face_is_what_the_pipeline_draws(pipeline: PhaseVeil, faces: Path) -> 
     wanted = resize(evaluate_measure.to_array(alone.face[0]), 256)
     assert np.abs(drawn[0].astype(int) - wanted).max() <= 3  # bfloat16 in batches of one and two
     assert (drawn[0] != drawn[1]).any()
-    assert np.allclose(acquired.landmarks, alone.landmarks[0])
+    assert np.abs(acquired.landmarks - alone.landmarks[0].numpy()).max() <= 2e-3  # bfloat16, networks folded or not
 
 
 def test_a_subset_keeps_the_domains_shares_and_each_source_its_seed(options: Options) -> None:
