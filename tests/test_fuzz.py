@@ -45,7 +45,10 @@ def png_header(width: int, height: int) -> bytes:
 
 ROOT = Path(__file__).parents[1]
 SHARED = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -145,6 +148,8 @@ def test_any_text_as_configuration_is_refused_or_read(tmp_path: Path, text: str,
         ("low_resolution: 99999999999\n", "at most 2048"),
         ("frame_width: 1e30\n", "between 1e-06 and 1e"),
         ("wavelengths: [1e-5, 5e-7, 4e-7]\n", "absorbs at"),
+        ("wavelengths: {}\n", "the other way round"),
+        ("sensor: [1]\n", "not a subclass of SensorConfig"),
     ],
 )
 def test_hostile_yaml_is_refused_before_it_does_anything(tmp_path: Path, text: str, message: str) -> None:

@@ -87,7 +87,10 @@ def preset_path(source: str | Path) -> Path:
 
 def _build(schema: type[Schema], *parts: DictConfig) -> Schema:
     """Defaults and parts, later ones first, checked and made into the dataclass."""
-    merged = OmegaConf.merge(OmegaConf.structured(schema), *parts)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), *parts)
+    except TypeError as error:  # what OmegaConf raises where a list is wanted and a mapping given
+        raise ValueError(f"{error}; a list stands where a mapping belongs, or the other way round") from error
     _require_plain(OmegaConf.to_container(merged, resolve=False, enum_to_str=True))
     return OmegaConf.to_object(merged)  # type: ignore[return-value]
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -38,7 +39,7 @@ def test_no_stage_is_further_ahead_than_its_queue() -> None:
     for taken in range(20):
         assert next(stage) == taken
         assert len(made) <= taken + 1 + 3 + 1  # taken, waiting, and one in hand
-    stage.close()  # type: ignore[attr-defined]
+    stage.close()
     assert len(made) < 30
     assert "ahead" not in names()
 
@@ -55,7 +56,7 @@ def test_an_error_comes_out_at_the_end_after_what_was_made_before() -> None:
     assert not {"inner", "outer"} & names()
 
 
-def test_closing_the_last_stage_closes_all() -> None:
+def test_a_stack_closes_from_its_last_stage_to_its_first() -> None:
     closed = threading.Event()
 
     def endless() -> Iterator[int]:
@@ -65,8 +66,7 @@ def test_closing_the_last_stage_closes_all() -> None:
         finally:
             closed.set()
 
-    stage = beside(beside(endless(), 1, "inner"), 1, "outer")
-    next(stage)
-    stage.close()  # type: ignore[attr-defined]
+    with closing(beside(endless(), 1, "inner")) as inner, closing(beside(inner, 1, "outer")) as outer:
+        next(outer)
     assert closed.is_set()
     assert not {"inner", "outer"} & names()

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -187,8 +188,10 @@ def test_a_killed_run_goes_on_and_gives_the_same(
 
     monkeypatch.setattr(Cutter, "write", die)
     for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as stop:
             killed(source)
+        assert stop.tb is not None  # while the frames of the dead run are still held, its threads are gone
+        assert not {"decode", "follow", "draw"} & {thread.name for thread in threading.enumerate()}
         assert sorted(path.name for path in killed.out.iterdir()) == [".pair.mp4.work", "manifest.jsonl"]
     killed(source)
     assert sum("goes on after frame" in line for line in killed.said) == 2

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -145,18 +145,15 @@ class Film:
         """
         if self._finished:
             return
-        stages = beside(self._read(), AHEAD, "decode")
-        windows = beside(self._follow(stages), 1, "follow")
-        drawn = beside(self._draw(windows), 1, "draw")
         cutter = Cutter(self._reader, self._segments, self._options.redaction, self._footage, self.ledger)
-        try:
-            for window in drawn:
+        with ExitStack() as stack:  # the last stage stops first; no thread reads on once the video is closed
+            stack.callback(cutter.abandon)
+            frames = stack.enter_context(closing(beside(self._read(), AHEAD, "decode")))
+            windows = stack.enter_context(closing(beside(self._follow(frames), 1, "follow")))
+            for window in stack.enter_context(closing(beside(self._draw(windows), 1, "draw"))):
                 cutter.write(window)
                 report(self.ledger.read, self._reader.expected)
             cutter.finish()
-        finally:
-            drawn.close()  # type: ignore[attr-defined]
-            cutter.abandon()
 
     def _read(self) -> Iterator[Frame]:
         after = self._after

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -17,11 +17,11 @@ class _End:
         self.error = error
 
 
-def beside(items: Iterator[Item], depth: int, name: str) -> Iterator[Item]:
+def beside(items: Iterator[Item], depth: int, name: str) -> Generator[Item, None, None]:
     """Draw items from an iterator in a thread of its own, at most ``depth`` ahead of who takes them.
 
-    Stages are stacked by giving one to the next. What a stage raises comes out at the end of the stack; closing the
-    last one stops all of them and waits until they have stopped.
+    Stages are stacked by giving one to the next. What a stage raises comes out at the end of the stack. Closing a stage
+    stops its thread and waits until it has stopped; a stack is closed from its last stage to its first.
 
     Args:
         items: What the stage does; it is closed in its thread, where it is a generator.
