@@ -21,6 +21,9 @@ def tolerance(
         Path | None, typer.Option(help="CSV of photographs first,second,same: attacks each camera, too.")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Landmarks and clear embeddings, shared by runs.")] = None,
+    limits: Annotated[
+        Path | None, typer.Option(help="tolerance.json of another design: hold this one to the same limits.")
+    ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
@@ -31,5 +34,5 @@ def tolerance(
 
     study = job.load_study(spec, overrides or ())
     target = load_target(camera, load_camera(camera), weights)
-    result = job.tolerance(target, study, job.Options(data, out, pairs, cache))
+    result = job.tolerance(target, study, job.Options(data, out, pairs, cache, limits))
     print(json.dumps(result) if as_json else "\n".join(job.describe(result)))

@@ -74,6 +74,36 @@ def test_a_study_counts_ranks_and_goes_on(
     assert json.loads(capsys.readouterr().out) == result
 
 
+def test_another_designs_limits_are_kept(
+    camera_file: Path, tiny_weights: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = {"landmark_error": 1e-6, "information": 100.0}
+    (tmp_path / "before.json").write_text(json.dumps({"limits": limits}))
+    arguments = command(camera_file, tiny_weights, prepared, tmp_path / "out", "alone=1")
+    assert run([*arguments, "--limits", str(tmp_path / "before.json")]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["limits"] == limits
+    assert result["yield"]["geometry"] == 0.0
+    assert result["yield"]["leakage"] == 1.0
+    assert all(0 <= one["used"] < 100 for one in result["ranking"])  # of the margin of the design, not of the limit
+
+
+@pytest.mark.parametrize("text", [None, "no json", "[]", '{"limits": {"information": 1}}'])
+def test_limits_that_are_none_are_one_line(
+    camera_file: Path,
+    tiny_weights: Path,
+    prepared: Path,
+    tmp_path: Path,
+    text: str | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if text is not None:
+        (tmp_path / "before.json").write_text(text)
+    arguments = command(camera_file, tiny_weights, prepared, tmp_path / "out")
+    assert run([*arguments, "--limits", str(tmp_path / "before.json")]) == 2
+    assert "tolerance.json" in capsys.readouterr().err
+
+
 def test_a_large_tolerance_costs_yield_and_ranks_first(
     camera_file: Path, tiny_weights: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

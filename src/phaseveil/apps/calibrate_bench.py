@@ -15,8 +15,8 @@ from phaseveil.data.image_io import write_problem
 from phaseveil.errors import ConfigError, InputError
 from phaseveil.optics.calibration_bench import bench_of, point_images, raw_values
 from phaseveil.optics.calibration_search import with_mask
-from phaseveil.optics.camera import FIRST_MODE, Camera, PhaseMaskCamera, save_camera
-from phaseveil.optics.zernike import noll_to_radial_azimuthal
+from phaseveil.optics.camera import Camera, PhaseMaskCamera, save_camera
+from phaseveil.optics.zernike import FIRST_MODE, noll_to_radial_azimuthal
 
 PEAK = 0.8  # of white: the brightest pixel in the middle exposure
 DARKS = 4  # of each exposure time

@@ -22,12 +22,13 @@ from phaseveil.apps.attack_target import NEED_HEATMAP, Target
 from phaseveil.errors import ConfigError
 from phaseveil.metrics.identity import Pairs, thresholds_on, verify
 from phaseveil.optics import fabrication
-from phaseveil.optics.camera import FIRST_MODE, Camera, PhaseMaskCamera, save_camera
+from phaseveil.optics.camera import Camera, PhaseMaskCamera, save_camera
 from phaseveil.optics.dynamic import DynamicCamera
 from phaseveil.optics.fabrication import Relief
 from phaseveil.optics.grid import circular_aperture
 from phaseveil.optics.height_map import MOST_SAMPLES, HeightMapCamera, fit_modes
 from phaseveil.optics.propagation import phase_delay
+from phaseveil.optics.zernike import FIRST_MODE
 from phaseveil.progress import progress
 
 FORMATS = ("zernike", "heightmap", "stl", "gdsii", "slm", "dm")

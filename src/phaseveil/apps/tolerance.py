@@ -24,7 +24,7 @@ from phaseveil.apps.evaluate_inputs import file_digest
 from phaseveil.apps.fabrication import mask_of
 from phaseveil.apps.tolerance_plot import write_plot
 from phaseveil.config import load_config, preset_path, to_mapping
-from phaseveil.errors import ConfigError
+from phaseveil.errors import ConfigError, InputError
 from phaseveil.metrics.identity import area_under_curve
 from phaseveil.optics.camera import Camera, PhaseMaskCamera
 from phaseveil.optics.tolerance import Tolerances, built_within, draw_deviation
@@ -83,12 +83,14 @@ class Options:
         out: Folder for ``tolerance.json``, ``tolerance.png`` and what is kept to resume.
         pairs: CSV of photographs; no attack where ``None``.
         cache: Folder of landmarks and clear embeddings, which runs may share; inside ``out`` where ``None``.
+        limits: ``tolerance.json`` of another design, to whose limits this one is held; its own where ``None``.
     """
 
     data: Path
     out: Path
     pairs: Path | None = None
     cache: Path | None = None
+    limits: Path | None = None
 
 
 def load_study(name: str, overrides: Sequence[str] = ()) -> ToleranceStudy:
@@ -124,6 +126,7 @@ def tolerance(target: Target, study: ToleranceStudy, options: Options, stage: St
     design = mask_of(target)
     if target.heatmap_net is None:
         raise ConfigError(NEED_HEATMAP)
+    others = _limits_of(options.limits, options.pairs is not None) if options.limits is not None else None
     faces = scores.load_some_faces(options.data, target.size, study.faces)
     cache = options.cache or options.out / "cache"
     work = Work(options.out / "work" / _fingerprint(target, study, options, faces))
@@ -152,7 +155,7 @@ def tolerance(target: Target, study: ToleranceStudy, options: Options, stage: St
             records = work.once(key, lambda t=tolerances, n=number: (_draw(design, t, study.seed, n, measure), {}))  # type: ignore[misc]
             found.setdefault(name, []).extend(records)
             report(done + 1, len(jobs))
-    result: Record = plain(_summary(target, study, nominal, found))
+    result: Record = plain(_summary(target, study, nominal, others or _limits(study, nominal), found))
     write_json(options.out / "tolerance.json", result)
     write_plot(options.out / "tolerance.png", result)
     return result
@@ -212,13 +215,29 @@ def _limits(study: ToleranceStudy, nominal: Record) -> dict[str, float]:
     return limits | ({"auc": nominal["auc"] + study.auc_rise} if "auc" in nominal else {})
 
 
-def _summary(target: Target, study: ToleranceStudy, nominal: Record, found: dict[str, list[Record]]) -> Record:
-    limits = _limits(study, nominal)
+def _limits_of(path: Path, attacked: bool) -> dict[str, float]:
+    """The limits of another study, for the figures that this one measures."""
+    try:
+        limits = json.loads(path.read_text("utf-8"))["limits"]
+        return {name: float(limits[name]) for name in FIGURES if name != "auc" or attacked}
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}); --limits takes a tolerance.json"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        what = "; its study had no --pairs" if attacked else ""
+        raise InputError(f"{path}: not the tolerance.json of a study{what}") from error
+
+
+def _summary(
+    target: Target, study: ToleranceStudy, nominal: Record, limits: dict[str, float], found: dict[str, list[Record]]
+) -> Record:
     together = found.pop("all")
     kept = [_within(record, limits) for record in together]
     hits = sum(all(one.values()) for one in kept)
     low, high = wilson_interval(hits, len(kept))
-    ranking = [_rank(name, records, nominal, limits) for name, records in found.items()]
+    margins = {name: limit - nominal[name] for name, limit in _limits(study, nominal).items()}
+    ranking = [_rank(name, records, nominal, margins, limits) for name, records in found.items()]
     return {
         "phaseveil": __version__,
         "camera": target.name,
@@ -243,12 +262,13 @@ def _within(record: Record, limits: dict[str, float]) -> dict[str, bool]:
     return {name: record[name] <= limit for name, limit in limits.items()}
 
 
-def _rank(name: str, records: list[Record], nominal: Record, limits: dict[str, float]) -> Record:
-    """How much of each margin one tolerance alone uses up on average, and of which margin most."""
+def _rank(
+    name: str, records: list[Record], nominal: Record, margins: dict[str, float], limits: dict[str, float]
+) -> Record:
+    """How much of each of the design's margins one tolerance alone uses up on average, and of which margin most."""
     used = {
-        figure: float(np.mean([max(0.0, record[figure] - nominal[figure]) for record in records]))
-        / (limit - nominal[figure])
-        for figure, limit in limits.items()
+        figure: float(np.mean([max(0.0, record[figure] - nominal[figure]) for record in records])) / margin
+        for figure, margin in margins.items()
     }
     worst = max(used, key=lambda figure: used[figure])
     share = float(np.mean([all(_within(record, limits).values()) for record in records]))

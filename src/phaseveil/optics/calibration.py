@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from phaseveil.optics import grid
 from phaseveil.optics.calibration_bench import Bench, cell_shares, collect
-from phaseveil.optics.camera import FIRST_MODE, PhaseMaskCamera
-from phaseveil.optics.zernike import noll_to_radial_azimuthal
+from phaseveil.optics.camera import PhaseMaskCamera
+from phaseveil.optics.zernike import FIRST_MODE, noll_to_radial_azimuthal
 
 UNIT = 1e-7  # metres; the scale of a mask's coefficients for the search
 SMOOTHING = (3.0, 1.0, 0.0)  # pixels; the search goes from coarse to fine, which keeps it out of local optima

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from phaseveil.errors import OpticsError
 from phaseveil.optics.calibration import Fit, Windows, fit_mask, judge, twin
-from phaseveil.optics.camera import FIRST_MODE, PhaseMaskCamera
-from phaseveil.optics.zernike import noll_to_radial_azimuthal, zernike, zernike_basis
+from phaseveil.optics.camera import PhaseMaskCamera
+from phaseveil.optics.zernike import FIRST_MODE, noll_to_radial_azimuthal, zernike, zernike_basis
 
 GOOD = 0.98  # correlation of images and model at which no further start is tried
 LEAST = 0.9  # below, nothing was found

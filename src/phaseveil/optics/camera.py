@@ -16,11 +16,11 @@ from phaseveil import checkpoint
 from phaseveil.config import from_mapping, load_config, to_mapping
 from phaseveil.errors import ConfigError, InputError, OpticsError
 from phaseveil.optics import grid, propagation, psf
+from phaseveil.optics.departure import MaskDeparture
 from phaseveil.optics.materials import index_contrast
 from phaseveil.optics.sensor import SensorConfig, expose, linear_to_srgb, srgb_to_linear
-from phaseveil.optics.zernike import zernike_basis
+from phaseveil.optics.zernike import FIRST_MODE, zernike_basis
 
-FIRST_MODE = 4  # piston and the two tilts carry no information
 SHORTEST, LONGEST = 1e-6, 1e6  # metres; beyond, arithmetic breaks down before any lens does
 MOST_VALUES = 300_000_000  # of the modes' table, 8 bytes each while it is made; files from strangers choose its size
 MOST_POINTS = 8192  # a side, at which a PSF is sampled
@@ -141,6 +141,7 @@ class Camera(nn.Module, ABC):
     def __init__(self, config: CameraConfig) -> None:
         super().__init__()
         self.config = config
+        self.departure: MaskDeparture | None = None
 
     @abstractmethod
     def blur(self, light: Tensor) -> Tensor:
@@ -167,14 +168,15 @@ class Camera(nn.Module, ABC):
             light = self.blur(scene_light(image))
             return linear_to_srgb(expose(light, self.config.sensor, generator))
 
-    def under(self, config: CameraConfig) -> Self:
+    def under(self, config: CameraConfig, departure: MaskDeparture | None = None) -> Self:
         """The same optics, parameters shared, in other circumstances: another sensor, subject or sensor distance.
 
         Args:
             config: This camera's, but for ``sensor``, ``object_distance`` and ``sensor_distance``.
+            departure: Of the mask as built from its design; a camera without a mask ignores it.
         """
         other = copy.copy(self)
-        other.config = config
+        other.config, other.departure = config, departure
         return other
 
     def frozen(self, size: int) -> "FrozenCamera":
@@ -260,6 +262,8 @@ class PhaseMaskCamera(ConvolutionCamera):
             coefficients: Of another mask in the same place, metres; this camera's own where ``None``.
         """
         coefficients = self.coefficients if coefficients is None else coefficients
+        if self.departure is not None:
+            coefficients = self.departure.of(coefficients)
         return torch.einsum("m,mhw->hw", coefficients, self.basis) * (self.aperture > 0)
 
     def pupil_phase(self, coefficients: Tensor | None = None) -> Tensor:

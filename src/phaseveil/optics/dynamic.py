@@ -14,7 +14,6 @@ from phaseveil.errors import ConfigError, InputError, OpticsError
 from phaseveil.optics import psf
 from phaseveil.optics.camera import (
     CAMERAS,
-    FIRST_MODE,
     CameraConfig,
     FrozenCamera,
     PhaseMaskCamera,
@@ -24,7 +23,7 @@ from phaseveil.optics.camera import (
 )
 from phaseveil.optics.propagation import phase_delay
 from phaseveil.optics.sensor import expose, linear_to_srgb
-from phaseveil.optics.zernike import noll_to_radial_azimuthal
+from phaseveil.optics.zernike import FIRST_MODE, noll_to_radial_azimuthal
 
 KIND = "dynamic-mask"
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from phaseveil.errors import ConfigError
-from phaseveil.optics.camera import FIRST_MODE, CameraConfig, PhaseMaskCamera
+from phaseveil.optics.camera import CameraConfig, PhaseMaskCamera
 from phaseveil.optics.grid import circular_aperture
 from phaseveil.optics.height_map import HeightMapCamera, built_camera, check_smooth
-from phaseveil.optics.zernike import noll_to_radial_azimuthal, zernike, zernike_basis
+from phaseveil.optics.zernike import FIRST_MODE, noll_to_radial_azimuthal, zernike, zernike_basis
 
 ORDERINGS = ("noll", "ansi", "fringe")
 FEWEST_SAMPLES = 512

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from phaseveil.errors import OpticsError
-from phaseveil.optics.camera import CAMERAS, FIRST_MODE, CameraConfig, PhaseMaskCamera
+from phaseveil.optics.camera import CAMERAS, CameraConfig, PhaseMaskCamera
 from phaseveil.optics.grid import circular_aperture
 from phaseveil.optics.propagation import check_phase_sampling, phase_delay
-from phaseveil.optics.zernike import zernike_basis
+from phaseveil.optics.zernike import FIRST_MODE, zernike_basis
 
 KIND = "height-map"
 MOST_SAMPLES = 2048

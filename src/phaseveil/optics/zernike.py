@@ -7,6 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+FIRST_MODE = 4  # of a mask: piston and the two tilts carry no information
+
 
 @lru_cache
 def noll_to_radial_azimuthal(j: int) -> tuple[int, int]:

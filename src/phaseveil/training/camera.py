@@ -30,7 +30,7 @@ from phaseveil.optics.camera import Camera, PhaseMaskCamera, build_camera, load_
 from phaseveil.optics.dynamic import DynamicCamera, dynamic_from
 from phaseveil.run_state import load_state, require_finite, save_state, seeded
 from phaseveil.training.adversaries import Adversary, AdversaryConfig, adversarial_losses, build_adversaries
-from phaseveil.training.conditions import ConditionsConfig, draw_conditions
+from phaseveil.training.conditions import ConditionsConfig, draw_conditions, draw_departure
 from phaseveil.training.ema import ModelEMA
 from phaseveil.training.logging import RunLog
 from phaseveil.training.parallel import Processes, SilentLog, join, mixed_precision, share_batch_statistics
@@ -273,7 +273,9 @@ def _descent(
 
     The whole batch is photographed, since its noise belongs to the batch; what the networks see is the share.
     """
-    camera = run.camera.under(draw_conditions(run.camera.config, config.conditions, seeded(config.seed, step, 4)))
+    luck = seeded(config.seed, step, 4)
+    conditions = draw_conditions(run.camera.config, config.conditions, luck)
+    camera = run.camera.under(conditions, draw_departure(run.camera.config, config.conditions, luck))
     with torch.set_grad_enabled(mask_learns):
         acquisition = camera(whole.image, seeded(config.seed, step, 1, whole.image.device))[share]
     batch = FaceBatch(*(field[share] for field in whole))

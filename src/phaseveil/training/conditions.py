@@ -1,4 +1,4 @@
-"""Circumstances that stage I draws afresh for every batch: sensor noise, bit depth, distance, focus."""
+"""Circumstances that stage I draws afresh for every batch: sensor noise, bit depth, distance, focus, mask as built."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -7,6 +7,8 @@ import torch
 
 from phaseveil.errors import ConfigError
 from phaseveil.optics.camera import CameraConfig
+from phaseveil.optics.departure import MaskDeparture
+from phaseveil.optics.tolerance import FIGURE_MODES
 
 
 @dataclass
@@ -19,12 +21,18 @@ class ConditionsConfig:
         distance: Nearest and farthest subject, as factors of the configured distance, drawn uniformly in dioptres. The
             sensor stays where it is: a nearer face is out of focus and larger on the sensor.
         focus: Largest shift of the sensor along the axis, metres either way.
+        scale: Standard deviation of the relief's relative error of height.
+        figure: RMS of a random low-order error of the surface, Noll 4 to 15, metres.
+        decentre: Standard deviation of the mask's place against the pupil, along x and along y, metres.
     """
 
     noise: list[float] = field(default_factory=lambda: [1.0, 1.0])
     bits: list[int] = field(default_factory=list)
     distance: list[float] = field(default_factory=lambda: [1.0, 1.0])
     focus: float = 0.0
+    scale: float = 0.0
+    figure: float = 0.0
+    decentre: float = 0.0
 
     def __post_init__(self) -> None:
         for name, ends in (("noise", self.noise), ("distance", self.distance)):
@@ -32,6 +40,10 @@ class ConditionsConfig:
                 raise ConfigError(f"conditions: {name} must be a lowest and a highest factor above 0, got {ends}")
         if any(not 1 <= bits <= 16 for bits in self.bits) or self.focus < 0:
             raise ConfigError("conditions: bits must lie between 1 and 16, focus must be at least 0 metres")
+        if not 0 <= self.scale < 0.5 or not 0 <= self.figure < 1e-5 or not 0 <= self.decentre < 1e-2:
+            raise ConfigError(
+                "conditions: scale must lie in [0, 0.5), figure and decentre in metres (such as 50e-9), 0 or more"
+            )
 
 
 def draw_conditions(camera: CameraConfig, ranges: ConditionsConfig, generator: torch.Generator) -> CameraConfig:
@@ -59,6 +71,24 @@ def draw_conditions(camera: CameraConfig, ranges: ConditionsConfig, generator: t
         sensor=sensor,
         object_distance=camera.object_distance / nearness,
         sensor_distance=camera.image_distance + _between(-ranges.focus, ranges.focus, focus),
+    )
+
+
+def draw_departure(camera: CameraConfig, ranges: ConditionsConfig, generator: torch.Generator) -> MaskDeparture | None:
+    """A mask as a workshop may build it; ``None`` where no tolerance is set.
+
+    Args:
+        camera: As designed.
+        ranges: What to draw from.
+        generator: On the CPU; takes nothing where no tolerance is set.
+    """
+    if not ranges.scale and not ranges.figure and not ranges.decentre:
+        return None
+    scale, across, along = torch.randn(3, generator=generator, dtype=torch.float64).tolist()
+    modes = torch.randn(len(FIGURE_MODES), generator=generator, dtype=torch.float64) / math.sqrt(len(FIGURE_MODES))
+    shift = ranges.decentre / camera.aperture_radius
+    return MaskDeparture(
+        1 + ranges.scale * scale, tuple((ranges.figure * modes).tolist()), (shift * across, shift * along)
     )
 
 
