@@ -8,6 +8,7 @@ from phaseveil.apps.attack_front import (
     FAMILIES,
     SCHEMA,
     bundled_points,
+    difference,
     enclosing,
     front_point,
     interpolate,
@@ -71,6 +72,14 @@ def test_figures_are_interpolated_between_the_nearest_neighbours() -> None:
     assert enclosing(points, 0.0901) is None
 
 
+def test_a_difference_has_the_interval_of_independent_figures() -> None:
+    first = {"value": 0.924, "low": 0.904, "high": 0.944}
+    second = {"value": 0.896, "low": 0.881, "high": 0.911}  # standard errors 0.0102 and 0.00765
+    found = difference(first, second)
+    assert found == pytest.approx({"value": 0.028, "low": 0.003, "high": 0.053})  # 0.028 ± (0.02² + 0.015²)^½
+    assert difference(second, first)["low"] == pytest.approx(-found["high"])
+
+
 def test_baselines_are_compared_at_equal_landmark_error_only() -> None:
     others = [
         point("gaussian", 0.05, 0.9),
@@ -83,6 +92,7 @@ def test_baselines_are_compared_at_equal_landmark_error_only() -> None:
     gaussian, defocus, low = (front["equal_error"][name] for name in ("gaussian", "defocus", "low-resolution"))
     assert gaussian["auc"]["value"] == pytest.approx(0.76)
     assert gaussian["between"] == ["gaussian 0.9", "gaussian 0.7"]
+    assert gaussian["leaks_more"]["value"] == pytest.approx(0.76 - front_point(card())["auc"]["value"])
     assert defocus["auc"] is None
     assert "6.0% to 8.0%, do not enclose" in defocus["reason"]
     assert "no card of a low-resolution camera" in low["reason"]

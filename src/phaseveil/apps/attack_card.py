@@ -171,7 +171,10 @@ def summary(card: Mapping[str, Any], folder: Path) -> list[str]:
 def equal_error(card: Mapping[str, Any]) -> str:
     """AUC of the strongest attack on each family of baselines at this camera's landmark error, in one line."""
     families = card["front"]["equal_error"].items()
-    return ", ".join(f"{name} {bounds(at['auc'])}" if at["auc"] else f"{name} unknown" for name, at in families)
+    return ", ".join(
+        f"{name} {bounds(at['auc'])}, {bounds(at.get('leaks_more'))} more" if at["auc"] else f"{name} unknown"
+        for name, at in families
+    )
 
 
 def bounds(figure: Mapping[str, float] | None) -> str:
