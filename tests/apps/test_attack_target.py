@@ -15,7 +15,6 @@ from phaseveil.apps.attack_target import (
     landmark_error,
     load_target,
     member_psfs,
-    noisier,
     view_of_acquisitions,
     view_of_faces,
     view_of_heatmaps,
@@ -99,7 +98,7 @@ def test_noise_grows_by_its_factor_against_the_signal(factor: float) -> None:
     light = torch.full((200_000,), 0.3)
     spread = [
         expose(light, sensor, torch.Generator().manual_seed(0)).std().item()
-        for sensor in (SensorConfig(bits=16), noisier(SensorConfig(bits=16), factor))
+        for sensor in (SensorConfig(bits=16), SensorConfig(bits=16).noisier(factor))
     ]
     assert spread[1] / spread[0] == pytest.approx(factor, rel=0.01)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from phaseveil.apps.attack_bench import Bench, Psfs
 from phaseveil.apps.attack_data import BATCH
 from phaseveil.apps.attack_results import Finding
-from phaseveil.apps.attack_target import noisier, with_sensor
+from phaseveil.apps.attack_target import with_sensor
 from phaseveil.attacks.blind import likeliest
 from phaseveil.attacks.deconvolution import METHODS, with_psf
 from phaseveil.attacks.psf_knowledge import TOLERANCE, average_psf, captured_psf, mistaken_psf
@@ -52,7 +52,7 @@ class Sensor:
 
     def before(self, camera: Camera) -> Camera:
         """The camera with this sensor (whose noise must still be switched off where there is none)."""
-        sensor = noisier(camera.config.sensor, max(self.noise, 1))
+        sensor = camera.config.sensor.noisier(max(self.noise, 1))
         return with_sensor(camera, replace(sensor, bits=self.bits))
 
     @property

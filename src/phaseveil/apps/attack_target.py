@@ -118,14 +118,6 @@ def family_of(camera: Camera) -> Family:
     return Family("defocus", radius) if radius > 0.5 else Family("clear", 0.0)
 
 
-def noisier(sensor: SensorConfig, factor: float) -> SensorConfig:
-    """A sensor whose shot and read noise are ``factor`` times as large against the signal.
-
-    Shot noise falls as the root of the full well: a full well divided by factor² and read noise divided by factor.
-    """
-    return dataclasses.replace(sensor, full_well=sensor.full_well / factor**2, read_noise=sensor.read_noise / factor)
-
-
 def with_sensor(camera: Camera, sensor: SensorConfig) -> Camera:
     """The same optics before another sensor."""
     copied = copy.deepcopy(camera)

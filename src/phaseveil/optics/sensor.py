@@ -1,6 +1,6 @@
 """The sensor: linear light to electrons, noise, quantisation; and the sRGB curve on either side of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,10 @@ class SensorConfig:
             raise ConfigError("sensor: full_well and exposure must be above 0 electrons, read_noise at least 0")
         if not 1 <= self.bits <= 16:
             raise ConfigError(f"sensor: bits must lie between 1 and 16, got {self.bits}")
+
+    def noisier(self, factor: float) -> "SensorConfig":
+        """The same sensor, its noise a factor larger against the signal; shot noise falls as the root of full well."""
+        return replace(self, full_well=self.full_well / factor**2, read_noise=self.read_noise / factor)
 
 
 def srgb_to_linear(image: Tensor) -> Tensor:

@@ -242,14 +242,9 @@ def _check_refractive(camera: PhaseMaskCamera) -> None:
 
 def _circumstances(design: CameraConfig, deviation: Deviation) -> CameraConfig:
     """Lens, sensor and light as they are; the mask is left to the caller."""
-    sensor = replace(
-        design.sensor,
-        full_well=design.sensor.full_well / deviation.noise**2,  # shot noise falls as the root of the full well
-        read_noise=design.sensor.read_noise / deviation.noise,
-    )
     return replace(
         design,
-        sensor=sensor,
+        sensor=design.sensor.noisier(deviation.noise),
         object_distance=design.object_distance * deviation.distance,
         sensor_distance=design.image_distance + deviation.focus,
         wavelengths=[wavelength + deviation.wavelength for wavelength in design.wavelengths],

@@ -60,9 +60,7 @@ def draw_conditions(camera: CameraConfig, ranges: ConditionsConfig, generator: t
     noise, bits, distance, focus = torch.rand(4, generator=generator).tolist()
     factor = math.exp(_between(math.log(ranges.noise[0]), math.log(ranges.noise[1]), noise))
     sensor = replace(
-        camera.sensor,
-        full_well=camera.sensor.full_well / factor**2,  # shot noise falls as the root of the full well
-        read_noise=camera.sensor.read_noise / factor,
+        camera.sensor.noisier(factor),
         bits=ranges.bits[int(bits * len(ranges.bits))] if ranges.bits else camera.sensor.bits,
     )
     nearness = _between(1 / ranges.distance[1], 1 / ranges.distance[0], distance)
