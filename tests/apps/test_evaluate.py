@@ -359,6 +359,18 @@ def test_a_network_that_always_sees_the_mean_face_is_found_out() -> None:
     assert found["mean_face_error"] > 0
 
 
+def test_landmarks_that_are_wrong_themselves_are_told_from_errors() -> None:
+    face = np.stack([np.linspace(40, 200, 68), np.linspace(60, 180, 68)], axis=1)
+    face[36:42], face[42:48] = (90, 100), (170, 100)
+    truth = np.repeat(face[None], 10, axis=0)
+    points = (truth + 0.5) / 256 + 0.8 / 256 / 2**0.5  # 0.8 px off, 1 % of the eye distance
+    truth[3] += (40.0, 0.0)  # the detector took something else for the face
+    found = evaluate_summary.geometry(points, truth)
+    assert found["trusted"] == {"error_over_eye_centres": pytest.approx(0.01, rel=1e-3), "faces": 9}
+    assert found["median"] == pytest.approx(0.01, rel=1e-3)
+    assert found["error_over_eye_centres"] > 0.05
+
+
 def test_distances_compare_with_the_references_of_the_target_domain() -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, (4, 10, 3))
     generated = noise + np.array([1.0, 1.0, 0.0, 0.0])[:, None, None]  # two females drawn as males, two males
