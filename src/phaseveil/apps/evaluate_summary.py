@@ -102,7 +102,7 @@ def geometry(points: NDArray, landmarks: Floats) -> Figures:
 
 
 def _misplaced_eyes(landmarks: Tensor) -> Floats:
-    """Distance of each face's eye centres from the set's medians, in median eye distances. ``(N, 68, 2)`` → ``(N,)``."""
+    """Distance of each face's eyes from the set's medians, in median eye distances. ``(N, 68, 2)`` → ``(N,)``."""
     eyes = torch.stack([landmarks[:, 36:42].mean(dim=1), landmarks[:, 42:48].mean(dim=1)], dim=1)
     usual = eyes.quantile(0.5, dim=0)
     away = (eyes - usual).norm(dim=-1).mean(dim=-1) / (usual[1] - usual[0]).norm()
