@@ -336,11 +336,11 @@ def test_a_camera_is_recorded_until_it_is_interrupted(
     monkeypatch.setattr("phaseveil.apps.video_inputs._device", lambda given: str(source))
     monkeypatch.setattr("phaseveil.apps.video.CAMERA_FORMAT", "matroska")
     monkeypatch.setattr(Cutter, "write", interrupted)
-    run = Run(pipeline, tmp_path / "out", detect_every=1)
+    run, before = Run(pipeline, tmp_path / "out", detect_every=1), signal.getsignal(signal.SIGINT)
     assert run("webcam:0").done == 1
     name = run.manifest()[0]["output"]
     assert 1 <= len(read_frames(Path(name))[0]) < len(PAIR)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
