@@ -26,6 +26,15 @@ def test_each_update_goes_its_share_of_the_way(step: int, share: float) -> None:
     torch.testing.assert_close(ema.module.weight.data, before + share)
 
 
+def test_the_mean_of_a_run_that_goes_on_keeps_its_decay_from_the_first_step() -> None:
+    network = nn.Linear(3, 1)
+    ema = ModelEMA(network, decay=0.99, fresh=False)
+    before = ema.module.weight.clone()
+    network.weight.data.add_(1.0)
+    ema.update(network, step=0)
+    torch.testing.assert_close(ema.module.weight.data, before + 0.01)
+
+
 def test_statistics_are_averaged_and_counters_copied() -> None:
     network = nn.BatchNorm1d(2)
     ema = ModelEMA(network, decay=0.5)

@@ -235,7 +235,7 @@ def _start(config: CameraTraining, processes: Processes) -> _Run:
     for learner in (network, *(adversary.network for adversary in adversaries.values())):
         share_batch_statistics(learner, processes)
     multiplier = ConstraintMultiplier(config.ceiling, config.multiplier_rate)
-    average = ModelEMA(network, config.ema)
+    average = ModelEMA(network, config.ema, fresh=not config.heatmap)
     return _Run(camera, network, average, optimizers, multiplier, clear_psf, adversaries, processes)
 
 

@@ -245,7 +245,7 @@ def _start(config: FaceTraining, processes: Processes) -> Run:
         networks=networks,
         discriminator=discriminator,
         bank=bank,
-        ema=ModelEMA(networks, config.ema),
+        ema=ModelEMA(networks, config.ema, fresh=not config.start),
         optimizers=optimizers,
         camera=camera,
         heatmap_net=heatmap_net,
