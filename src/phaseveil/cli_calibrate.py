@@ -30,7 +30,7 @@ def calibrate(
     modes: Annotated[int | None, typer.Option(help="Highest Noll mode to fit; the design's by default.")] = None,
     starts: Annotated[int, typer.Option(min=1, help="Starts of the search, at most.")] = 6,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of random starts and of fine-tuning.")] = 0,
-    psf: Annotated[Path | None, typer.Option(help="Also write the measured PSF, .npy.")] = None,
+    psf: Annotated[Path | None, typer.Option(help="Also write the measured PSF, .png or .npy.")] = None,
     fine_tune: Annotated[
         Path | None, typer.Option(help="Folder that prepare wrote: fine-tune the heatmap network to the camera.")
     ] = None,
@@ -47,6 +47,7 @@ def calibrate(
     from phaseveil.apps import calibrate as job
     from phaseveil.apps import calibrate_tune as tune
     from phaseveil.apps.calibrate_inputs import read_captures
+    from phaseveil.apps.optics import write_values
 
     job.check_name(out)
     folder = tuned or out.with_name(f"{out.stem}-tuned")
@@ -57,7 +58,7 @@ def calibrate(
     captures, darks = (read_captures(inputs, exposures, white) for inputs in (images, dark))
     found = job.calibrate(camera, captures, darks, options, say)
     if psf is not None:
-        job.write_measured(psf, found.psf)
+        write_values(psf, found.psf)
     job.write(found, out)
     result = {"camera": str(out), **found.report}
     if not as_json:

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phaseveil.apps.attack_data import BATCH, Study
-from phaseveil.checkpoint import replace_atomically
-from phaseveil.data.image_io import write_problem
+from phaseveil.data.image_io import write_atomically
 from phaseveil.errors import InputError
 from phaseveil.losses.perceptual import LPIPS
 from phaseveil.metrics.identity import Floats, Interval, Thresholds, thresholds_on
@@ -184,12 +183,7 @@ def write_text(path: Path, text: str) -> Path:
     Raises:
         InputError: The file cannot be written.
     """
-    try:
-        with replace_atomically(path) as temporary:
-            temporary.write_text(text, "utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: {write_problem(error)}") from error
-    return path
+    return write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
 class Work:
@@ -250,12 +244,7 @@ class Work:
         return records
 
     def _write_arrays(self, name: str, arrays: Arrays) -> None:
-        path = self._folder / f"{name}.npz"
-        try:
-            with replace_atomically(path) as temporary:
-                np.savez(temporary, **arrays)  # type: ignore[arg-type]
-        except OSError as error:
-            raise InputError(f"{path}: {write_problem(error)}") from error
+        write_atomically(self._folder / f"{name}.npz", lambda temporary: np.savez(temporary, **arrays))  # type: ignore[arg-type]
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[Callable[[], float]]:

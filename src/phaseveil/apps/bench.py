@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from phaseveil.apps import bench_networks, bench_optics
+from phaseveil.apps.attack_results import write_text
 from phaseveil.apps.bench_race import Section
 from phaseveil.apps.export import Say
-from phaseveil.checkpoint import replace_atomically
-from phaseveil.data.image_io import write_problem
-from phaseveil.errors import ConfigError, InputError
+from phaseveil.errors import ConfigError
 
 PARTS = ("camera", "psf", "networks", "networks-256", "training", "scaling")
 
@@ -64,8 +63,4 @@ def write_record(path: Path, machine: str, found: Sequence[tuple[str, Section]])
     """
     sections: list[dict[str, Any]] = [{"part": part, **section.as_dict()} for part, section in found]
     text = json.dumps({"machine": machine, "sections": sections}, indent=1, ensure_ascii=False, allow_nan=False)
-    try:
-        with replace_atomically(path) as temporary:
-            temporary.write_text(text + "\n", "utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: {write_problem(error)}") from error
+    write_text(path, text + "\n")

@@ -5,12 +5,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from phaseveil.checkpoint import replace_atomically
-from phaseveil.data.image_io import write_problem
 from phaseveil.errors import ConfigError, InputError
 from phaseveil.optics.calibration import Windows, correlations, locate
 from phaseveil.optics.calibration_bench import bench_of
@@ -115,22 +112,6 @@ def check_name(out: Path) -> None:
     """Refuse a camera file of another suffix than ``.safetensors``, InputError."""
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: a camera file ends in .safetensors")
-
-
-def write_measured(path: Path, psf: Tensor) -> Path:
-    """Write a measured PSF ``(3, K, K)`` as ``.npy``.
-
-    Raises:
-        InputError: Another suffix, or the place cannot be written.
-    """
-    if path.suffix != ".npy":
-        raise InputError(f"{path}: a measured PSF is written as .npy")
-    try:
-        with replace_atomically(path) as temporary:
-            np.save(temporary, psf.numpy())
-    except OSError as error:
-        raise InputError(f"{path}: {write_problem(error)}") from error
-    return path
 
 
 def lines(report: dict[str, Any]) -> list[str]:

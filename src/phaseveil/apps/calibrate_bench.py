@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from phaseveil.apps.attack_results import write_text
 from phaseveil.apps.calibrate_inputs import COLUMNS, write_linear
-from phaseveil.checkpoint import replace_atomically
-from phaseveil.data.image_io import write_problem
-from phaseveil.errors import ConfigError, InputError
+from phaseveil.errors import ConfigError
 from phaseveil.optics.calibration_bench import bench_of, point_images, raw_values
 from phaseveil.optics.calibration_search import with_mask
 from phaseveil.optics.camera import Camera, PhaseMaskCamera, save_camera
@@ -106,9 +105,4 @@ def _write_table(path: Path, rows: Sequence[Sequence[str | float]]) -> Path:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([COLUMNS, *rows])
-    try:
-        with replace_atomically(path) as temporary:
-            temporary.write_text(text.getvalue(), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: {write_problem(error)}") from error
-    return path
+    return write_text(path, text.getvalue())

@@ -11,8 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from phaseveil.checkpoint import replace_atomically
-from phaseveil.data.image_io import MAX_SIDE, list_files, write_problem
+from phaseveil.data.image_io import MAX_SIDE, list_files, write_atomically
 from phaseveil.errors import InputError
 from phaseveil.optics.calibration_captures import Capture
 
@@ -147,9 +146,4 @@ def write_linear(path: Path, values: Tensor) -> Path:
     """
     pixels = (values * 65_535).round().to(torch.int32).permute(1, 2, 0).numpy().astype(np.uint16)
     data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
-    try:
-        with replace_atomically(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise InputError(f"{path}: {write_problem(error)}") from error
-    return path
+    return write_atomically(path, lambda temporary: temporary.write_bytes(data))

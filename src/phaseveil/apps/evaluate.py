@@ -34,10 +34,8 @@ from phaseveil.apps.evaluate_inputs import (
 from phaseveil.apps.evaluate_measure import DETECTORS, Instruments, measure
 from phaseveil.apps.evaluate_shards import Shards
 from phaseveil.apps.evaluate_summary import TOO_FEW_TO_CORRECT, Figures
-from phaseveil.checkpoint import replace_atomically
 from phaseveil.data.datasets import DOMAINS
-from phaseveil.data.image_io import to_tensor, write_problem
-from phaseveil.errors import InputError
+from phaseveil.data.image_io import to_tensor, write_atomically
 from phaseveil.losses.perceptual import LPIPS
 from phaseveil.metrics.expression import ExpressionReader
 from phaseveil.metrics.fid import AlexNetFeatures, Features, InceptionFeatures
@@ -317,8 +315,5 @@ def write_record(path: Path, record: Figures) -> None:
     Raises:
         InputError: The place is not writable, or the disk is full.
     """
-    try:
-        with replace_atomically(path) as temporary:
-            temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: {write_problem(error)}") from error
+    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))

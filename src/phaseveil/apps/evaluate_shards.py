@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phaseveil.apps.evaluate_inputs import slices
-from phaseveil.checkpoint import replace_atomically
-from phaseveil.data.image_io import write_problem
-from phaseveil.errors import InputError
+from phaseveil.data.image_io import write_atomically
 
 Row = dict[str, NDArray]
 """All numbers of one source by name; a name always has the same shape."""
@@ -59,13 +57,8 @@ class Shards:
                 yield dict(stored)
 
     def _save(self, part: slice, rows: Sequence[Row]) -> None:
-        path = self._path(part)
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        try:
-            with replace_atomically(path) as temporary:
-                np.savez(temporary, **stacked)  # type: ignore[arg-type]
-        except OSError as error:
-            raise InputError(f"{path}: {write_problem(error)}") from error
+        write_atomically(self._path(part), lambda temporary: np.savez(temporary, **stacked))  # type: ignore[arg-type]
 
     def _path(self, part: slice) -> Path:
         return self._folder / f"sources-{part.start:06d}-{part.stop:06d}.npz"

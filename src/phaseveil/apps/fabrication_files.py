@@ -10,7 +10,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from phaseveil.checkpoint import replace_atomically
-from phaseveil.data.image_io import write_problem
+from phaseveil.data.image_io import write_atomically
 from phaseveil.errors import InputError
 from phaseveil.optics.fabrication import (
     ORDERINGS,
@@ -50,20 +49,6 @@ _NORMALISATION = {
     "fringe": "peak (each radial polynomial is 1 at the rim)",
 }
 _KEY = "phaseveil"  # of the text chunk in a PNG, of the header in an npz
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Let ``write`` make a file beside ``path``, which then takes its place.
-
-    Raises:
-        InputError: The file cannot be written.
-    """
-    try:
-        with replace_atomically(path) as temporary:
-            write(temporary)
-    except OSError as error:
-        raise InputError(f"{path}: {write_problem(error)}") from error
-    return path
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:

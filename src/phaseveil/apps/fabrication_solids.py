@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from phaseveil.apps.fabrication_files import MOST_BYTES, Header, read_bytes, write_atomically
+from phaseveil.apps.fabrication_files import MOST_BYTES, Header, read_bytes
+from phaseveil.data.image_io import write_atomically
 from phaseveil.engines.packages import need
 from phaseveil.errors import InputError
 from phaseveil.optics.fabrication import Relief, plate

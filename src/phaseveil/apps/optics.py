@@ -1,12 +1,13 @@
 """Files that show a camera's optics."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from phaseveil.checkpoint import replace_atomically
-from phaseveil.data.image_io import to_array, write_png, write_problem
+from phaseveil.data.image_io import to_array, write_atomically, write_png, write_problem
 from phaseveil.errors import InputError
 from phaseveil.optics.camera import Camera
 from phaseveil.training.pictures import save_optics_figure
@@ -24,17 +25,16 @@ def write_psf(path: Path, camera: Camera, size: int) -> Path:
     Raises:
         InputError: Another suffix, or the place cannot be written.
     """
-    psf = camera.psf(size).cpu()
+    return write_values(path, camera.psf(size).cpu())
+
+
+def write_values(path: Path, psf: Tensor) -> Path:
+    """:func:`write_psf` of values ``(3, K, K)`` that are at hand, on the CPU."""
     if path.suffix == ".png":
         return write_png(path, to_array((psf / psf.amax()).sqrt()))
     if path.suffix != ".npy":
         raise InputError(f"{path}: a PSF is written as .png or .npy")
-    try:
-        with replace_atomically(path) as temporary:
-            np.save(temporary, psf.numpy())
-    except OSError as error:
-        raise InputError(f"{path}: {write_problem(error)}") from error
-    return path
+    return write_atomically(path, partial(np.save, arr=psf.numpy()))
 
 
 def write_plot(path: Path, camera: Camera, size: int) -> Path:

@@ -13,9 +13,7 @@ from phaseveil.apps.attack_card import bounds, percent
 from phaseveil.apps.attack_front import FAMILIES, Card, Point, front_point, trade_off
 from phaseveil.apps.evaluate_report import markdown_table
 from phaseveil.apps.front_plot import draw_families, label_axes
-from phaseveil.checkpoint import replace_atomically
-from phaseveil.data.image_io import write_problem
-from phaseveil.errors import InputError
+from phaseveil.data.image_io import write_atomically
 
 SCHEMA = "phaseveil-front-1"
 CHANCE = 0.5
@@ -114,12 +112,7 @@ def write_plot(path: Path, front: Mapping[str, Any]) -> Path:
     axes.spines[["top", "right"]].set_visible(False)
     draw_families(axes, [{**point, "differs": []} for point in front["points"]], "auc")
     label_axes(axes, "AUC of the strongest attack (dotted: chance)", CHANCE)
-    try:
-        with replace_atomically(path) as temporary:
-            figure.savefig(temporary, dpi=150)
-    except OSError as error:
-        raise InputError(f"{path}: {write_problem(error)}") from error
-    return path
+    return write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
 
 
 def markdown(front: Mapping[str, Any]) -> str:

@@ -8,9 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from phaseveil.checkpoint import replace_atomically
-from phaseveil.data.image_io import write_problem
-from phaseveil.errors import InputError
+from phaseveil.data.image_io import write_atomically
 
 _GOOD, _BAD, _DESIGN, _LIMIT = "#2b6cb0", "#b3541e", "#1a202c", "#9ca3af"
 _LEAKAGE = {"auc": "AUC, deconvolution with the exact PSF", "information": "information let through, bits a mode"}
@@ -35,12 +33,7 @@ def write_plot(path: Path, result: Mapping[str, Any]) -> Path:
         _draw_cameras(axes[place], result, name)
     if result["ranking"]:
         _draw_ranking(axes[-1], result["ranking"])
-    try:
-        with replace_atomically(path) as temporary:
-            figure.savefig(temporary, dpi=100)
-    except OSError as error:
-        raise InputError(f"{path}: {write_problem(error)}") from error
-    return path
+    return write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=100))
 
 
 def _draw_cameras(axes: Axes, result: Mapping[str, Any], name: str) -> None:

@@ -254,9 +254,18 @@ def _encode(suffix: str, image: ImageArray, options: list[int]) -> bytes:
 
 
 def _write(path: str | Path, data: bytes) -> Path:
+    return write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
+    """Let ``write`` make a file beside ``path``, which then takes its place; missing folders are made.
+
+    Raises:
+        InputError: The place is not writable, or the disk is full.
+    """
     try:
         with replace_atomically(path) as temporary:
-            temporary.write_bytes(data)
+            write(temporary)
     except OSError as error:
         raise InputError(f"{path}: {write_problem(error)}") from error
     return Path(path)

@@ -7,17 +7,16 @@ import csv
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from phaseveil.checkpoint import replace_atomically
 from phaseveil.data.align import Matrix, template_points, transform, warp
 from phaseveil.data.align import similarity as fit_similarity
-from phaseveil.data.image_io import ImageArray, list_images, read_image, write_problem
+from phaseveil.data.image_io import ImageArray, list_images, read_image, write_atomically
 from phaseveil.data.landmarks import DlibDetector, FirstThatFinds, LandmarkPredictor, Points
 from phaseveil.errors import InputError
 from phaseveil.metrics.detection import FRAME
@@ -191,11 +190,7 @@ def cached(file: Path, names: Sequence[str], compute: Callable[[int], NDArray], 
         for place in range(len(values), stop):
             values.append(np.asarray(compute(place), dtype=np.float64))
             report(place + 1, len(names))
-        try:
-            with replace_atomically(file) as temporary:
-                np.savez(temporary, digest=np.array(digest), values=np.stack(values))
-        except OSError as error:
-            raise InputError(f"{file}: {write_problem(error)}") from error
+        write_atomically(file, partial(np.savez, digest=np.array(digest), values=np.stack(values)))
     return np.stack(values)
 
 
