@@ -12,16 +12,9 @@ from phaseveil.errors import ConfigError, InputError
 from phaseveil.optics.calibration import Windows, correlations, locate
 from phaseveil.optics.calibration_bench import bench_of
 from phaseveil.optics.calibration_captures import Capture, darkness_of, measured_psf, one_size, point_windows
-from phaseveil.optics.calibration_search import (
-    GOOD,
-    Departure,
-    Retrieval,
-    departure,
-    psf_correlation,
-    retrieve,
-    with_mask,
-)
+from phaseveil.optics.calibration_search import GOOD, Departure, Retrieval, departure, retrieve, with_mask
 from phaseveil.optics.camera import Camera, PhaseMaskCamera, load_camera, save_camera
+from phaseveil.optics.psf import psf_correlation
 
 ENOUGH = 3  # positions at one distance from which on the last one is kept to check the result with
 
@@ -91,7 +84,8 @@ def calibrate(
     psf = measured_psf(replace(first, places=first.places + found.fit.tilt))
     here = camera.under(first.bench.config).psf(size)
     report = _report(found, far, [group for group in checks if group is not None], camera)
-    report |= {"design": design, "captures": len(captures), "psf_correlation_measured": psf_correlation(psf, here)}
+    likeness = psf_correlation(psf, here).mean().item()
+    report |= {"design": design, "captures": len(captures), "psf_correlation_measured": likeness}
     for warning in _warnings(found):
         say(warning)
     return Calibration(camera, psf, report)

@@ -5,18 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from phaseveil.apps.geometry import landmark_errors, load_some_faces
 from phaseveil.apps.table import BUNDLED, HEATMAP, TableRow, train_row
-from phaseveil.data.datasets import FaceDataset, load_faces
-from phaseveil.data.heatmaps import normalised_mean_error
 from phaseveil.errors import ConfigError
-from phaseveil.models.heatmap import HeatmapNet, load_heatmap_net
-from phaseveil.optics.camera import Camera, load_camera
-from phaseveil.run_state import seeded
+from phaseveil.models.heatmap import load_heatmap_net
+from phaseveil.optics.camera import load_camera
 
 FACES = 512  # held out, at most
-BATCH = 64
 
 Say = Callable[[str], None]
 
@@ -69,11 +64,11 @@ def fine_tune(design: str, calibrated: Path, tuning: Tuning, say: Say) -> dict[s
         ConfigError, CheckpointError, InputError: See :func:`phaseveil.apps.table.train_row`.
     """
     start = load_heatmap_net((tuning.weights or BUNDLED) / HEATMAP)
-    faces = load_faces(str(tuning.data), "val", start.config.size)
+    faces = load_some_faces(tuning.data, start.config.size, FACES)
     built = load_camera(calibrated)
     errors = {
-        "design": landmark_error(load_camera(design), start, faces, tuning.seed),
-        "untuned": landmark_error(built, start, faces, tuning.seed),
+        "design": landmark_errors(load_camera(design), start, faces, tuning.seed).mean().item(),
+        "untuned": landmark_errors(built, start, faces, tuning.seed).mean().item(),
     }
     row = TableRow(
         camera=str(calibrated),
@@ -85,7 +80,7 @@ def fine_tune(design: str, calibrated: Path, tuning: Tuning, say: Say) -> dict[s
         seed=tuning.seed,
     )
     weights = train_row(row, tuning.data, tuning.perceptual, tuning.out, say)
-    errors["tuned"] = landmark_error(built, load_heatmap_net(weights / HEATMAP), faces, tuning.seed)
+    errors["tuned"] = landmark_errors(built, load_heatmap_net(weights / HEATMAP), faces, tuning.seed).mean().item()
     return {"weights": str(weights), "landmark_error": errors}
 
 
@@ -94,15 +89,3 @@ def lines(tuned: dict[str, Any]) -> list[str]:
     errors = tuned["landmark_error"]
     names = {"design": "behind the design", "untuned": "behind the built camera", "tuned": "the same, fine-tuned"}
     return [*(f"{'landmark error, ' + names[name]:<42}{errors[name]:.2%}" for name in names), tuned["weights"]]
-
-
-@torch.inference_mode()
-def landmark_error(camera: Camera, network: HeatmapNet, faces: FaceDataset, seed: int) -> float:
-    """Mean landmark error on held-out faces with the sensor's noise, inter-ocular distances."""
-    frozen, errors = camera.frozen(network.config.size), []
-    places = torch.linspace(0, len(faces) - 1, min(FACES, len(faces))).long()
-    for number, part in enumerate(places.split(BATCH)):
-        batch = faces.batch(part)
-        landmarks = network(frozen(batch.image, seeded(seed, number, 2))).landmarks
-        errors.append(normalised_mean_error(landmarks, batch.landmarks))
-    return torch.cat(errors).mean().item()

@@ -16,6 +16,7 @@ from phaseveil import __version__
 from phaseveil.apps import fabrication_files as files
 from phaseveil.apps import fabrication_score as scores
 from phaseveil.apps import fabrication_solids as solids
+from phaseveil.apps import geometry
 from phaseveil.apps.attack_bench import Stage
 from phaseveil.apps.attack_results import interval, plain, write_json
 from phaseveil.apps.attack_target import NEED_HEATMAP, Target
@@ -28,6 +29,7 @@ from phaseveil.optics.fabrication import Relief
 from phaseveil.optics.grid import circular_aperture
 from phaseveil.optics.height_map import MOST_SAMPLES, HeightMapCamera, fit_modes
 from phaseveil.optics.propagation import phase_delay
+from phaseveil.optics.psf import psf_correlation
 from phaseveil.optics.zernike import FIRST_MODE
 from phaseveil.progress import progress
 
@@ -98,7 +100,7 @@ class Checks:
         seed: Of the noise.
     """
 
-    faces: scores.Faces | None = None
+    faces: geometry.Faces | None = None
     linker: scores.Linker | None = None
     size: int = 256
     seed: int = 0
@@ -126,7 +128,7 @@ def load_checks(
     """
     if data is not None and target.heatmap_net is None:
         raise ConfigError(f"--data: {NEED_HEATMAP}")
-    measured = scores.load_some_faces(data, target.size, faces) if data is not None else None
+    measured = geometry.load_some_faces(data, target.size, faces) if data is not None else None
     linker = None
     if pairs is not None:
         linker = scores.load_linker(pairs, probes, cache, target.camera, target.size, seed, stage)
@@ -368,7 +370,7 @@ def _compare(design: PhaseMaskCamera, camera: HeightMapCamera, relief: Relief, s
         path = (phases[0] - phases[1]).double() * design.config.wavelengths[middle] / (2 * torch.pi)
         error = fit_modes(path, 3)[0][design.aperture == 1].square().mean().sqrt().item() * 1e9
     return {
-        "psf_correlation": scores.psf_correlation(built, wanted),
+        "psf_correlation": psf_correlation(built, wanted).tolist(),
         "enclosed_energy": built.sum(dim=(-2, -1)).tolist(),
         "wavefront_error_nm": error,
         "height_range_m": _height_range(camera),
@@ -379,7 +381,7 @@ def _score(camera: Camera, target: Target, checks: Checks) -> Record:
     """Information, and landmark error and quick attack where they are asked for."""
     figures: Record = {"information": scores.information(camera, target.size)}
     if checks.faces is not None and target.heatmap_net is not None:
-        errors = scores.landmark_errors(camera, target.heatmap_net, checks.faces, checks.seed)
+        errors = geometry.landmark_errors(camera, target.heatmap_net, checks.faces, checks.seed)
         figures["landmark_error"] = {"value": errors.mean().item(), "faces": len(errors)}
     if checks.linker is not None:
         figures["off_the_shelf"] = _auc(checks.linker.off_the_shelf(camera))

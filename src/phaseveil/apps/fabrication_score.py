@@ -1,6 +1,5 @@
 """What a camera that was built, or drawn within tolerances, is worth beside its design: PSF, geometry, leakage."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,79 +13,13 @@ from phaseveil.apps.attack_psf import separation
 from phaseveil.apps.attack_target import acquire
 from phaseveil.attacks.deconvolution import METHODS
 from phaseveil.attacks.tuning import tune
-from phaseveil.data.datasets import load_faces
-from phaseveil.data.heatmaps import normalised_mean_error
-from phaseveil.data.image_io import list_images, read_image, resize, to_tensor
-from phaseveil.errors import ConfigError, InputError
+from phaseveil.errors import ConfigError
 from phaseveil.losses.optics import information_loss
-from phaseveil.metrics.detection import FRAME
 from phaseveil.metrics.identity import Floats, Integers, Pairs, Recogniser
-from phaseveil.metrics.photographs import oracle_landmarks
-from phaseveil.models.heatmap import HeatmapNet
 from phaseveil.optics.camera import Camera
-from phaseveil.run_state import seeded
 
 METHOD = "wiener"
 _NOISE = 31  # purpose of random numbers; training uses small ones, attacks 11 to 14, sweeps 21
-
-
-@dataclass(frozen=True)
-class Faces:
-    """Held-out faces on which geometry is measured.
-
-    Attributes:
-        images: sRGB, 0 to 1. Shape ``(N, 3, S, S)``.
-        landmarks: Of the clear images, normalised to [0, 1]. Shape ``(N, 68, 2)``.
-    """
-
-    images: Tensor
-    landmarks: Tensor
-
-
-def load_some_faces(folder: Path, size: int, count: int) -> Faces:
-    """Faces of a folder that ``phaseveil prepare`` wrote (its part ``val``), or of a folder of aligned crops.
-
-    Args:
-        folder: Of either kind.
-        size: Side, pixels.
-        count: How many at most, spread over the folder.
-
-    Raises:
-        InputError: Neither kind, or a crop is not square.
-    """
-    if (folder / "index.jsonl").is_file():
-        held_out = load_faces(folder, "val", size)
-        batch = held_out.batch(_spread(len(held_out), count))
-        return Faces(batch.image, batch.landmarks)
-    files = list_images([folder])
-    images, landmarks = [], []
-    for place in _spread(len(files), count).tolist():
-        crop = read_image(files[place])
-        if crop.shape[0] != crop.shape[1]:
-            raise InputError(f"{files[place]}: {crop.shape[1]}×{crop.shape[0]} pixels; needs square aligned crops")
-        images.append(to_tensor(resize(crop, size)))
-        landmarks.append((oracle_landmarks(resize(crop, FRAME)) + 0.5) / FRAME)
-    return Faces(torch.stack(images), torch.from_numpy(np.stack(landmarks)).float())
-
-
-@torch.inference_mode()
-def landmark_errors(camera: Camera, network: HeatmapNet, faces: Faces, seed: int) -> Tensor:
-    """Landmark error of each face, in distances of the eye centres; the sensor's noise depends on the seed alone.
-
-    Args:
-        camera: Any.
-        network: Reads the landmarks.
-        faces: In the network's size.
-        seed: Of the noise.
-
-    Returns:
-        Shape ``(N,)``.
-    """
-    frozen, errors = camera.frozen(faces.images.shape[-1]), []
-    for number, (images, truth) in enumerate(zip(faces.images.split(BATCH), faces.landmarks.split(BATCH), strict=True)):
-        acquired = frozen(images, seeded(seed, number, _NOISE)).contiguous(memory_format=torch.channels_last)
-        errors.append(normalised_mean_error(network(acquired).landmarks.float(), truth))
-    return torch.cat(errors)
 
 
 @torch.no_grad()
@@ -94,15 +27,6 @@ def information(camera: Camera, size: int) -> float:
     """What a camera lets through beyond four cycles a frame, bits a mode; see
     :func:`phaseveil.losses.optics.information_loss`."""
     return information_loss(camera.psf(size), camera.config.sensor, size=size).item()
-
-
-def psf_correlation(first: Tensor, second: Tensor) -> list[float]:
-    """Pearson's correlation of two PSFs ``(3, K, K)`` over the window, for each colour."""
-    one, other = (
-        psf.double().flatten(1) - psf.double().flatten(1).mean(dim=1, keepdim=True) for psf in (first, second)
-    )
-    product = (one * other).sum(dim=1) / (one.norm(dim=1) * other.norm(dim=1)).clamp_min(1e-30)
-    return [float(value) for value in product]
 
 
 class Linker:
@@ -172,7 +96,3 @@ def _one_each(study: Study, count: int = 12) -> Integers:
     shuffled = np.random.default_rng([study.seed, 3]).permutation(study.attacker)
     _, first = np.unique(study.photographs.persons[shuffled], return_index=True)
     return np.sort(shuffled[np.sort(first)][:count])
-
-
-def _spread(total: int, count: int) -> Tensor:
-    return torch.linspace(0, total - 1, min(count, total)).long()

@@ -17,6 +17,7 @@ import numpy as np
 
 from phaseveil import __version__
 from phaseveil.apps import fabrication_score as scores
+from phaseveil.apps import geometry
 from phaseveil.apps.attack_bench import Stage
 from phaseveil.apps.attack_results import Work, plain, write_json
 from phaseveil.apps.attack_target import NEED_HEATMAP, Target
@@ -127,7 +128,7 @@ def tolerance(target: Target, study: ToleranceStudy, options: Options, stage: St
     if target.heatmap_net is None:
         raise ConfigError(NEED_HEATMAP)
     others = _limits_of(options.limits, options.pairs is not None) if options.limits is not None else None
-    faces = scores.load_some_faces(options.data, target.size, study.faces)
+    faces = geometry.load_some_faces(options.data, target.size, study.faces)
     cache = options.cache or options.out / "cache"
     work = Work(options.out / "work" / _fingerprint(target, study, options, faces))
     linker = None
@@ -136,7 +137,7 @@ def tolerance(target: Target, study: ToleranceStudy, options: Options, stage: St
 
     def measure(camera: Camera) -> Record:
         assert target.heatmap_net is not None
-        errors = scores.landmark_errors(camera, target.heatmap_net, faces, study.seed)
+        errors = geometry.landmark_errors(camera, target.heatmap_net, faces, study.seed)
         figures: Record = {
             "landmark_error": errors.mean().item(),
             "information": scores.information(camera, target.size),
@@ -285,7 +286,7 @@ def _key(tolerances: Tolerances) -> str:
     return hashlib.sha256(json.dumps(to_mapping(tolerances), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _fingerprint(target: Target, study: ToleranceStudy, options: Options, faces: scores.Faces) -> str:
+def _fingerprint(target: Target, study: ToleranceStudy, options: Options, faces: geometry.Faces) -> str:
     """Names a run: changes with anything that a camera's figures depend on but its own deviation."""
     pairs = file_digest(options.pairs)[:16] if options.pairs is not None else None
     facts = [__version__, target.digest(), study.seed, pairs, study.probes]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from phaseveil.apps import web_view
 from phaseveil.apps.web_studio import Controls, Studio, Visits
+from phaseveil.data.image_io import encode_png
 from phaseveil.errors import PhaseVeilError
 
 PREVIEW_SECONDS = 1.0
@@ -97,12 +98,12 @@ class Desk:
     def new_face(self, page: str, controls: Controls) -> str:
         """The largest new face as the address of a PNG; empty where there is no photograph."""
         visit = self._visits.get(page)
-        return "" if visit is None else web_view.data_uri(web_view.png(self.studio.draw(visit, controls).face))
+        return "" if visit is None else web_view.data_uri(encode_png(self.studio.draw(visit, controls).face))
 
     def new_photograph(self, page: str, controls: Controls) -> str:
         """The photograph with every face replaced as the address of a PNG; empty where there is none."""
         visit = self._visits.get(page)
-        return "" if visit is None else web_view.data_uri(web_view.png(self.studio.draw(visit, controls).photograph))
+        return "" if visit is None else web_view.data_uri(encode_png(self.studio.draw(visit, controls).photograph))
 
     def leave(self, page: str) -> None:
         """Forget a page that was closed."""

@@ -14,10 +14,9 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from phaseveil.apps.web_studio import MAX_BYTES, MAX_PIXELS, Attacked, Drawing
-from phaseveil.data.image_io import ImageArray
+from phaseveil.data.image_io import ImageArray, encode_png
 from phaseveil.metrics.optics import describe_camera
 from phaseveil.optics.camera import Camera, PhaseMaskCamera
 from phaseveil.training.pictures import draw_height_map, draw_mtf, draw_psf
@@ -34,13 +33,6 @@ _PLOT: Any = {
 }
 
 Draw = Callable[[Figure, Axes], None]
-
-
-def png(image: ImageArray) -> bytes:
-    """A PNG file of pixels ``(H, W, 3)`` and nothing else: no date, no place, no device."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG", compress_level=3)
-    return file.getvalue()
 
 
 def data_uri(file: bytes) -> str:
@@ -79,17 +71,17 @@ def empty() -> str:
 def drawing(drawn: Drawing) -> str:
     """Source, acquisition, heatmap, new face."""
     pictures = (
-        tile("source", png(drawn.source), "your photograph, aligned"),
-        tile("acquisition", png(drawn.acquisition), "all that the sensor records"),
-        tile("heatmap", png(drawn.heatmap), "geometry read from it"),
-        tile("new face", png(drawn.face), "drawn from geometry and style"),
+        tile("source", encode_png(drawn.source), "your photograph, aligned"),
+        tile("acquisition", encode_png(drawn.acquisition), "all that the sensor records"),
+        tile("heatmap", encode_png(drawn.heatmap), "geometry read from it"),
+        tile("new face", encode_png(drawn.face), "drawn from geometry and style"),
     )
     return row(pictures, "pv-four")
 
 
 def photographs(before: ImageArray, after: ImageArray) -> str:
     """The photograph, and the same with every face replaced."""
-    pictures = tile("photograph", png(preview(before))), tile("every face replaced", png(preview(after)))
+    pictures = tile("photograph", encode_png(preview(before))), tile("every face replaced", encode_png(preview(after)))
     return row(pictures, "pv-two")
 
 
@@ -99,9 +91,9 @@ def attack(attacked: Attacked) -> str:
         f"PSNR {gain:.1f} dB, SSIM {like:.2f}" for gain, like in zip(attacked.gain, attacked.likeness, strict=True)
     ]
     pictures = (
-        tile("acquisition", png(attacked.acquisition), notes[0]),
-        tile("attacker's picture", png(attacked.recovered), notes[1]),
-        tile("source", png(attacked.source), "what the attacker wants"),
+        tile("acquisition", encode_png(attacked.acquisition), notes[0]),
+        tile("attacker's picture", encode_png(attacked.recovered), notes[1]),
+        tile("source", encode_png(attacked.source), "what the attacker wants"),
     )
     return row(pictures, "pv-three")
 

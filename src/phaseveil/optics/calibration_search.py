@@ -10,7 +10,8 @@ from torch import Tensor
 from phaseveil.errors import OpticsError
 from phaseveil.optics.calibration import Fit, Windows, fit_mask, judge, twin
 from phaseveil.optics.camera import PhaseMaskCamera
-from phaseveil.optics.zernike import FIRST_MODE, noll_to_radial_azimuthal, zernike, zernike_basis
+from phaseveil.optics.psf import psf_correlation
+from phaseveil.optics.zernike import FIRST_MODE, noll_to_radial_azimuthal, shift_matrix
 
 GOOD = 0.98  # correlation of images and model at which no further start is tried
 LEAST = 0.9  # below, nothing was found
@@ -136,15 +137,13 @@ def departure(design: PhaseMaskCamera, found: PhaseMaskCamera, size: int, modes:
         defocus=difference[0].item(),
         decentre=(explained[1].item(), explained[2].item()),
         rest=(difference - matrix @ explained).norm().item(),
-        psf_correlation=psf_correlation(design.psf(size), found.psf(size)),
+        psf_correlation=psf_correlation(design.psf(size), found.psf(size)).mean().item(),
         modes=tuple((FIRST_MODE + place, first[place].item(), second[place].item()) for place in order),
     )
 
 
 def moved_mask(camera: PhaseMaskCamera, x: float, y: float) -> Tensor:
     """Coefficients of a camera's mask that lies beside the aperture's axis.
-
-    A moved polynomial is one of the same order: with complete orders nothing is lost. Modes extrapolate beyond the rim.
 
     Args:
         camera: Whose.
@@ -153,21 +152,9 @@ def moved_mask(camera: PhaseMaskCamera, x: float, y: float) -> Tensor:
     Returns:
         Metres, float64, piston and tilts left out. Shape ``(num_modes - 3,)``.
     """
-    config, samples = camera.config, 64
-    axis = (torch.arange(samples, dtype=torch.float64) - (samples - 1) / 2) * (2 / samples)
-    rows, columns = torch.meshgrid(axis, axis, indexing="ij")
-    inside = rows.square() + columns.square() <= 1
-    there = columns[inside] - x / config.aperture_radius, rows[inside] - y / config.aperture_radius
-    modes = enumerate(camera.coefficients.detach().double(), FIRST_MODE)
-    height = sum(value * zernike(mode, *there) for mode, value in modes)
-    basis = zernike_basis(range(1, config.num_modes + 1), samples)[:, inside]
-    return torch.linalg.lstsq(basis.T, torch.as_tensor(height)[:, None]).solution[FIRST_MODE - 1 :, 0]
-
-
-def psf_correlation(first: Tensor, second: Tensor) -> float:
-    """Pearson's correlation of two PSFs ``(3, K, K)``, mean over the colours."""
-    pairs = zip(first.flatten(1), second.flatten(1), strict=True)
-    return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs]).mean().item()
+    radius = camera.config.aperture_radius
+    moved = shift_matrix(camera.config.num_modes, x / radius, y / radius)
+    return moved @ camera.coefficients.detach().double()
 
 
 def with_mask(camera: PhaseMaskCamera, coefficients: Tensor) -> PhaseMaskCamera:

@@ -191,19 +191,19 @@ def project_on_influence(height: Tensor, influence: Tensor) -> Tensor:
     return commands
 
 
-def plate(height: Tensor, radius: float, thickness: float) -> tuple[Floats, Integers]:
+def plate(height: Tensor, half_side: float, thickness: float) -> tuple[Floats, Integers]:
     """A square plate with a relief on top: a closed mesh, normals outwards.
 
     Args:
         height: At the vertices of an even grid that spans the plate, metres, any offset. Shape ``(V, V)``.
-        radius: Half the plate's side, metres.
+        half_side: Half the plate's side, metres.
         thickness: Of the plate under the relief's lowest point, metres.
 
     Returns:
         Vertices (x, y, z), metres, z from 0 at the bottom, ``(P, 3)``; and triangles, ``(T, 3)``.
     """
     count = len(height)
-    axis = np.linspace(-radius, radius, count)
+    axis = np.linspace(-half_side, half_side, count)
     y, x = np.meshgrid(axis, axis, indexing="ij")
     top = np.stack([x, y, thickness + (height - height.min()).numpy()], axis=-1).reshape(-1, 3)
     place = np.arange(count * count).reshape(count, count)

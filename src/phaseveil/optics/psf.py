@@ -204,3 +204,10 @@ def _gathered(wide: Tensor, margin: int, height: int, dim: int) -> Tensor:
 def convolve_circular(image: Tensor, transfer: Tensor) -> Tensor:
     """Circular convolution: light that leaves the frame on one side enters on the other (the ``paper`` preset only)."""
     return torch.fft.irfft2(torch.fft.rfft2(image) * transfer, s=image.shape[-2:])
+
+
+def psf_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson's correlation of two PSFs ``(3, K, K)`` over the window, for each colour; ``(3,)``, float64, -1 to 1."""
+    one, other = (psf.double().flatten(1) for psf in (first, second))
+    one, other = one - one.mean(dim=1, keepdim=True), other - other.mean(dim=1, keepdim=True)
+    return (one * other).sum(dim=1) / (one.norm(dim=1) * other.norm(dim=1)).clamp_min(1e-30)

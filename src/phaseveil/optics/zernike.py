@@ -75,3 +75,33 @@ def zernike_basis(indices: Sequence[int], samples: int) -> Tensor:
     axis = (torch.arange(samples, dtype=torch.float64) - (samples - 1) / 2) * (2 / samples)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return torch.stack([zernike(j, x, y) for j in indices])
+
+
+def shift_matrix(num_modes: int, x: float, y: float) -> Tensor:
+    """What becomes of modes that are moved beside the pupil, in the same modes.
+
+    A moved polynomial is one of the same degree: with complete orders nothing is lost but piston and tilts, which blur
+    nothing. Modes extrapolate beyond the rim.
+
+    Args:
+        num_modes: Highest Noll index.
+        x, y: Shift of the modes, pupil radii.
+
+    Returns:
+        Takes coefficients from :data:`FIRST_MODE` on to coefficients from there on. Shape ``(M, M)``, float64, with M
+        ``num_modes - 3``.
+    """
+    across, along, to_modes = _inside(num_modes)
+    moved = torch.stack([zernike(j, across - x, along - y) for j in range(FIRST_MODE, num_modes + 1)], dim=1)
+    return to_modes @ moved
+
+
+@lru_cache
+def _inside(num_modes: int, samples: int = 64) -> tuple[Tensor, Tensor, Tensor]:
+    """Points of the unit disk, x and y ``(P,)``, and the matrix that fits modes from :data:`FIRST_MODE` on to values
+    there, ``(M, P)``."""
+    axis = (torch.arange(samples, dtype=torch.float64) - (samples - 1) / 2) * (2 / samples)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    inside = x.square() + y.square() <= 1
+    basis = zernike_basis(range(1, num_modes + 1), samples)[:, inside]
+    return x[inside], y[inside], torch.linalg.pinv(basis.mT)[FIRST_MODE - 1 :]

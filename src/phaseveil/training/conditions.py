@@ -8,7 +8,7 @@ import torch
 from phaseveil.errors import ConfigError
 from phaseveil.optics.camera import CameraConfig
 from phaseveil.optics.departure import MaskDeparture
-from phaseveil.optics.tolerance import FIGURE_MODES
+from phaseveil.optics.tolerance import Tolerances, draw_deviation
 
 
 @dataclass
@@ -82,12 +82,9 @@ def draw_departure(camera: CameraConfig, ranges: ConditionsConfig, generator: to
     """
     if not ranges.scale and not ranges.figure and not ranges.decentre:
         return None
-    scale, across, along = torch.randn(3, generator=generator, dtype=torch.float64).tolist()
-    modes = torch.randn(len(FIGURE_MODES), generator=generator, dtype=torch.float64) / math.sqrt(len(FIGURE_MODES))
-    shift = ranges.decentre / camera.aperture_radius
-    return MaskDeparture(
-        1 + ranges.scale * scale, tuple((ranges.figure * modes).tolist()), (shift * across, shift * along)
-    )
+    drawn = draw_deviation(Tolerances(scale=ranges.scale, figure=ranges.figure, decentre=ranges.decentre), generator)
+    across, along = drawn.decentre
+    return MaskDeparture(drawn.scale, drawn.figure, (across / camera.aperture_radius, along / camera.aperture_radius))
 
 
 def _between(low: float, high: float, share: float) -> float:
