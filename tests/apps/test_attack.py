@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from bench.all_pairs import strongest
 from torch import Tensor
 
 from phaseveil import PhaseVeil
@@ -214,6 +215,20 @@ def timeless(card: dict[str, Any]) -> dict[str, Any]:
     """A card without the seconds."""
     attacks = [{name: value for name, value in attack.items() if name != "seconds"} for attack in card["attacks"]]
     return {**card, "seconds": None, "attacks": attacks}
+
+
+def test_all_pairs_scores_every_genuine_pair_once(people: Path, cache: Path, tmp_path: Path) -> None:
+    options = Options(people, tmp_path, dataclasses.replace(TINY, probes=None), cache=cache)
+    with few_iterations():
+        found = strongest("learned", None, options)
+        again = strongest("learned", None, options)  # from the work that the first one kept
+    assert (found["pairs"], found["persons"]) == (34, 34)
+    assert 0 < found["landmark_error"]["value"] < 0.2
+    assert set(found["attacks"]) == {"A1-richardson-lucy", "A4-acquisition-acquired", "A4-acquisition-clear"}
+    assert all(figures["auc"]["low"] < figures["auc"]["high"] for figures in found["attacks"].values())
+    assert again == found
+    with pytest.raises(ConfigError, match="--weights"):
+        strongest("gaussian", None, options)
 
 
 def test_a_card_says_all_that_it_rests_on(clear_lens: tuple[Path, Any]) -> None:
