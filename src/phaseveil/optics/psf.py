@@ -47,16 +47,14 @@ def pixel_integrated_psf(
     spacing = pupil_axis[1] - pupil_axis[0]
     share = pitch**2 / (torch.view_as_real(pupil).square().sum(dim=(-3, -2, -1)) * spacing**2)
     found = []
-    for field, length, scale in zip(
-        pupil.split(1), wavelengths.split(1), share, strict=True
-    ):  # one fits into the cache
-        points = intensity_quadrants(field, pupil_axis, onward, length, distance)
-        found.append(_pixels_of(points, pixels, per_pixel) * scale)
-    return torch.cat(found)
+    for field, wavelength, scale in zip(pupil, wavelengths, share, strict=True):  # one fits into the cache
+        points = intensity_quadrants(field * scale.sqrt(), pupil_axis, onward, wavelength, distance)
+        found.append(_pixels_of(points, pixels, per_pixel))
+    return torch.stack(found)
 
 
 def _pixels_of(points: Quadrants, pixels: int, per_pixel: int) -> Tensor:
-    """Mean of the points of each pixel, the quadrants put together: ``(L, pixels, pixels)``, rows y, columns x."""
+    """Mean of the points of each pixel, the quadrants put together: ``(pixels, pixels)``, rows y, columns x."""
     found = points.right_down.shape[-1]
     missing = (pixels + 1) // 2 * per_pixel - found  # of the middle pixel, which belongs to all quadrants in part
     if pixels * per_pixel % 2:  # a point on the axis belongs to two quadrants: half of it to each
@@ -65,10 +63,12 @@ def _pixels_of(points: Quadrants, pixels: int, per_pixel: int) -> Tensor:
         points = Quadrants(*(quadrant * half * half[:, None] for quadrant in points))
     if per_pixel > 1:
         padding = (missing, 0, missing, 0)
-        points = Quadrants(*(functional.avg_pool2d(functional.pad(part, padding), per_pixel) for part in points))
-    right = _join(points.right_up, points.right_down, dim=2, shared=pixels % 2)
-    left = _join(points.left_up, points.left_down, dim=2, shared=pixels % 2)
-    return _join(left, right, dim=1, shared=pixels % 2).transpose(1, 2)
+        points = Quadrants(
+            *(functional.avg_pool2d(functional.pad(part, padding)[None], per_pixel)[0] for part in points)
+        )
+    up = _join(points.left_up, points.right_up, dim=1, shared=pixels % 2)
+    down = _join(points.left_down, points.right_down, dim=1, shared=pixels % 2)
+    return _join(up, down, dim=0, shared=pixels % 2)
 
 
 def _join(behind: Tensor, ahead: Tensor, dim: int, shared: int) -> Tensor:
