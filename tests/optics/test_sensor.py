@@ -1,7 +1,10 @@
 """The sRGB curve, noise statistics, quantisation and fixed gain."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from phaseveil.errors import ConfigError
 from phaseveil.optics.sensor import (
@@ -34,6 +37,12 @@ def test_srgb_gradients_are_finite_and_positive_everywhere() -> None:
         (gradient,) = torch.autograd.grad(curve(value).sum(), value)
         assert gradient.isfinite().all()
         assert (gradient > 0).all()
+
+
+@pytest.mark.parametrize("curve", [srgb_to_linear, linear_to_srgb])
+def test_srgb_gradients_are_the_slopes(curve: Callable[[Tensor], Tensor]) -> None:
+    values = torch.tensor([-0.1, 0.0, 0.001, 0.003, 0.0032, 0.04, 0.041, 0.2, 0.7, 1.0, 1.3], dtype=torch.float64)
+    assert torch.autograd.gradcheck(curve, (values.requires_grad_(True),))
 
 
 def test_white_reads_white_and_black_black() -> None:

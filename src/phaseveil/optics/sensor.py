@@ -5,8 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from phaseveil.errors import ConfigError
+
+_DARK_CODE, _DARK_LIGHT = 0.04045, 0.0031308  # where the sRGB curve becomes a straight line
 
 
 @dataclass
@@ -37,15 +40,49 @@ class SensorConfig:
 
 
 def srgb_to_linear(image: Tensor) -> Tensor:
-    """sRGB code values to linear light, both 0 to 1 (IEC 61966-2-1). Any shape."""
-    curved = image.clamp_min(0.04045)  # the power law; what is darker goes on along its straight line
-    return (curved + 0.055).div_(1.055).pow(2.4).add_(image - curved, alpha=1 / 12.92)
+    """sRGB code values to linear light, both 0 to 1 (IEC 61966-2-1). Any shape; differentiable once."""
+    return _SrgbToLinear.apply(image)
 
 
 def linear_to_srgb(light: Tensor) -> Tensor:
-    """Linear light to sRGB code values, both 0 to 1 (IEC 61966-2-1). Any shape."""
-    curved = light.clamp_min(0.0031308)
-    return curved.pow(1 / 2.4).mul_(1.055).sub_(0.055).add_(light - curved, alpha=12.92)
+    """Linear light to sRGB code values, both 0 to 1 (IEC 61966-2-1). Any shape; differentiable once."""
+    return _LinearToSrgb.apply(light)
+
+
+class _SrgbToLinear(torch.autograd.Function):
+    """The power law; what is darker goes on along its straight line. The slope takes no second power."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor) -> Tensor:
+        curved = image.clamp_min(_DARK_CODE)
+        light = (curved + 0.055).div_(1.055).pow_(2.4).add_(image - curved, alpha=1 / 12.92)
+        ctx.save_for_backward(image, light)
+        return light
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        image, light = ctx.saved_tensors
+        slope = (light / (image + 0.055)).mul_(2.4)
+        return slope.masked_fill_(image < _DARK_CODE, 1 / 12.92).mul_(gradient)
+
+
+class _LinearToSrgb(torch.autograd.Function):
+    """The inverse of :class:`_SrgbToLinear`."""
+
+    @staticmethod
+    def forward(ctx: Any, light: Tensor) -> Tensor:
+        curved = light.clamp_min(_DARK_LIGHT)
+        code = curved.pow(1 / 2.4).mul_(1.055).sub_(0.055).add_(light - curved, alpha=12.92)
+        ctx.save_for_backward(light, code)
+        return code
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        light, code = ctx.saved_tensors
+        slope = (code + 0.055).div_(light).div_(2.4)
+        return slope.masked_fill_(light < _DARK_LIGHT, 12.92).mul_(gradient)
 
 
 def expose(light: Tensor, config: SensorConfig, generator: torch.Generator | None = None) -> Tensor:
