@@ -28,7 +28,7 @@ def test_each_update_goes_its_share_of_the_way(step: int, share: float) -> None:
 
 def test_the_mean_of_a_run_that_goes_on_keeps_its_decay_from_the_first_step() -> None:
     network = nn.Linear(3, 1)
-    ema = ModelEMA(network, decay=0.99, fresh=False)
+    ema = ModelEMA(network, decay=0.99, ramp=False)
     before = ema.module.weight.clone()
     network.weight.data.add_(1.0)
     ema.update(network, step=0)

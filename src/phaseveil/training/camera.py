@@ -92,6 +92,8 @@ class CameraTraining:
         height_range: Difference of heights of the mask that costs nothing, metres.
         conditions: Circumstances drawn for every batch.
         adversary: Of the adversaries, where their weights are above 0.
+        ema: Decay of the mean of the network's weights, see :class:`phaseveil.training.ema.ModelEMA`.
+        ema_ramp: Whether that decay grows over the first steps; false for long runs that go on behind the same camera.
     """
 
     data: str = "data/prepared"
@@ -118,6 +120,7 @@ class CameraTraining:
     ceiling: float = 0.055
     multiplier_rate: float = 0.05
     ema: float = 0.998
+    ema_ramp: bool = True
     seed: int = 0
     log_every: int = 50
     save_every: int = 500
@@ -235,7 +238,7 @@ def _start(config: CameraTraining, processes: Processes) -> _Run:
     for learner in (network, *(adversary.network for adversary in adversaries.values())):
         share_batch_statistics(learner, processes)
     multiplier = ConstraintMultiplier(config.ceiling, config.multiplier_rate)
-    average = ModelEMA(network, config.ema, fresh=not config.heatmap)
+    average = ModelEMA(network, config.ema, ramp=config.ema_ramp)
     return _Run(camera, network, average, optimizers, multiplier, clear_psf, adversaries, processes)
 
 

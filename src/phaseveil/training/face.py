@@ -58,6 +58,8 @@ class FaceTraining:
         reconstruction_floor: What the reconstruction weight falls to, share.
         hold: Share of the steps before it begins to fall.
         r1_every, cycle_every, identity_every: Steps between these costly terms; R1 is weighted up in turn.
+        ema: Decay of the mean of the networks' weights, see :class:`phaseveil.training.ema.ModelEMA`.
+        ema_ramp: Whether that decay grows over the first steps; false for long runs that go on from good weights.
     """
 
     data: str = "data/prepared"
@@ -83,6 +85,7 @@ class FaceTraining:
     cycle_every: int = 8
     identity_every: int = 4
     ema: float = 0.999
+    ema_ramp: bool = True
     seed: int = 0
     log_every: int = 50
     save_every: int = 250
@@ -245,7 +248,7 @@ def _start(config: FaceTraining, processes: Processes) -> Run:
         networks=networks,
         discriminator=discriminator,
         bank=bank,
-        ema=ModelEMA(networks, config.ema, fresh=not config.start),
+        ema=ModelEMA(networks, config.ema, ramp=config.ema_ramp),
         optimizers=optimizers,
         camera=camera,
         heatmap_net=heatmap_net,
