@@ -6,6 +6,7 @@ import pytest
 
 from phaseveil.apps import optics
 from phaseveil.apps.optics import write_plot, write_psf
+from phaseveil.data import image_io
 from phaseveil.data.image_io import read_image
 from phaseveil.errors import InputError
 from phaseveil.optics.camera import Camera, load_camera
@@ -40,7 +41,7 @@ def test_an_unwritable_place_is_told(camera: Camera, tmp_path: Path, monkeypatch
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(optics, "replace_atomically", refuse)
+    monkeypatch.setattr(image_io, "replace_atomically", refuse)
     monkeypatch.setattr(optics, "save_optics_figure", refuse)
     with pytest.raises(InputError, match="no permission to write here"):
         write_psf(tmp_path / "psf.npy", camera, 64)
