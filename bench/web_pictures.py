@@ -6,6 +6,7 @@ Needs Chromium and the extras 'web' and 'dev'.
 """
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -46,9 +47,12 @@ def main() -> None:
     with subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as server, sync_playwright() as playwright:
         try:
             line = server.stdout.readline() if server.stdout else ""
+            address = re.search(r"http://\S+", line)
+            if address is None:
+                sys.exit("error: the page did not start; see above")
             opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
             page = opened.new_page(viewport={"width": 1280, "height": 900})
-            take(page, next(word for word in line.split() if word.startswith("http")), arguments.out)
+            take(page, address[0], arguments.out)
             opened.close()
         finally:
             server.terminate()

@@ -72,8 +72,7 @@ def zernike_basis(indices: Sequence[int], samples: int) -> Tensor:
     Returns:
         Unitless. Shape ``(len(indices), samples, samples)``, float64.
     """
-    axis = (torch.arange(samples, dtype=torch.float64) - (samples - 1) / 2) * (2 / samples)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    x, y = _cells(samples)
     return torch.stack([zernike(j, x, y) for j in indices])
 
 
@@ -100,8 +99,14 @@ def shift_matrix(num_modes: int, x: float, y: float) -> Tensor:
 def _inside(num_modes: int, samples: int = 64) -> tuple[Tensor, Tensor, Tensor]:
     """Points of the unit disk, x and y ``(P,)``, and the matrix that fits modes from :data:`FIRST_MODE` on to values
     there, ``(M, P)``."""
-    axis = (torch.arange(samples, dtype=torch.float64) - (samples - 1) / 2) * (2 / samples)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    x, y = _cells(samples)
     inside = x.square() + y.square() <= 1
     basis = zernike_basis(range(1, num_modes + 1), samples)[:, inside]
     return x[inside], y[inside], torch.linalg.pinv(basis.mT)[FIRST_MODE - 1 :]
+
+
+def _cells(samples: int) -> tuple[Tensor, Tensor]:
+    """Centres of a pupil grid's cells, x and y, pupil radii: each ``(samples, samples)``, rows are y, float64."""
+    axis = (torch.arange(samples, dtype=torch.float64) - (samples - 1) / 2) * (2 / samples)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return x, y
