@@ -1,8 +1,10 @@
 """Frames come in as they were, upright and at their times, and go out so; what cannot be read is told in one line."""
 
 import errno
+import os
 import re
 import runpy
+import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -95,6 +97,27 @@ def test_reading_goes_on_at_a_frame_with_or_without_seeking(tmp_path: Path) -> N
         assert all(np.array_equal(a.image, b.image) for a, b in zip(rest, whole[7:], strict=True))
     with VideoReader(source) as reader, pytest.raises(VideoError, match="has changed since the run began"):
         list(reader.frames(7, whole[7].pts + 1))
+
+
+AGAIN = """
+import sys
+from fractions import Fraction
+from pathlib import Path
+import numpy as np
+from phaseveil.apps.video_io import Format, VideoWriter
+writer = VideoWriter(Path(sys.argv[2]), Format(Fraction(1, 25), Fraction(25), Fraction(1), (2, 0, 2, 2)), 160, 240)
+for number, frame in enumerate(np.load(sys.argv[1])):
+    writer.write(frame, number, 1)
+writer.close()
+"""
+
+
+def test_bytes_do_not_depend_on_what_is_left_in_memory(tmp_path: Path) -> None:
+    np.save(tmp_path / "frames.npy", np.stack(FRAMES))
+    for name, poison in (("clean", "0"), ("filled", "1")):  # glibc fills new memory with this byte's complement
+        command = [sys.executable, "-c", AGAIN, str(tmp_path / "frames.npy"), str(tmp_path / f"{name}.mp4")]
+        subprocess.run(command, check=True, env=os.environ | {"MALLOC_PERTURB_": poison})
+    assert (tmp_path / "clean.mp4").read_bytes() == (tmp_path / "filled.mp4").read_bytes()
 
 
 def test_odd_sides_are_made_even(tmp_path: Path) -> None:
