@@ -6,6 +6,7 @@ crop; integer coordinates are pixel centres in both.
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from phaseveil.data.image_io import ImageArray, resize
 from phaseveil.errors import InputError
 
 Matrix = NDArray[np.float64]
+Real = TypeVar("Real", np.float32, np.float64)
 
 # Mean of the detector's five points over CelebA-like aligned crops of 256 px, made symmetric about x = 127.
 _TEMPLATE_256 = np.array([(86.0, 85.0), (168.0, 85.0), (127.0, 134.0), (91.0, 171.5), (163.0, 171.5)])
@@ -164,11 +166,12 @@ def paste_back(image: ImageArray, face: ImageArray, matrix: Matrix) -> ImageArra
         return result
     to_region = invert(matrix) - np.array([[0, 0, left], [0, 0, top]])
     pasted = warp(_match_rim_colour(image, face, matrix), to_region, (bottom - top, right - left))
-    y, x = np.mgrid[top:bottom, left:right]
-    inside = transform(np.stack([x, y], axis=-1).reshape(-1, 2), matrix).reshape(*x.shape, 2)
-    weight = _smoothstep(edge_distance((inside + 0.5) / size) / _FEATHER)[..., None]
+    x, y = np.arange(left, right, dtype=np.float32), np.arange(top, bottom, dtype=np.float32)[:, None]
+    across, down, start = (matrix / size).astype(np.float32).T[..., None, None]
+    position = across * x + down * y + (start + np.float32(0.5 / size))
+    weight = _smoothstep(edge_distance(np.moveaxis(position, 0, -1)) / _FEATHER)[..., None]
     region = result[top:bottom, left:right]
-    region[:] = np.rint(region + weight * (pasted.astype(np.float64) - region)).astype(np.uint8)
+    region[:] = np.rint(region + weight * (pasted.astype(np.float32) - region)).astype(np.uint8)
     return result
 
 
@@ -177,7 +180,7 @@ def rescale(matrix: Matrix, factor: float) -> Matrix:
     return _compose(np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2]]), matrix)
 
 
-def edge_distance(position: NDArray[np.float64]) -> NDArray[np.float64]:
+def edge_distance(position: NDArray[Real]) -> NDArray[Real]:
     """Distance to the edge of the pasted region, a unit square with rounded corners; positive inside.
 
     Args:
@@ -186,9 +189,9 @@ def edge_distance(position: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns:
         Shape ``(...)``, in crop sides.
     """
-    beyond = np.abs(position - 0.5) - (0.5 - _CORNER)
-    outside = np.hypot(*np.moveaxis(beyond.clip(0), -1, 0))
-    return _CORNER - outside - np.minimum(beyond.max(axis=-1), 0)
+    x, y = np.moveaxis(np.abs(position - 0.5) - (0.5 - _CORNER), -1, 0)
+    outside = np.sqrt(np.maximum(x, 0) ** 2 + np.maximum(y, 0) ** 2)
+    return _CORNER - outside - np.minimum(np.maximum(x, y), 0)
 
 
 def _compose(second: Matrix, first: Matrix) -> Matrix:
@@ -238,7 +241,7 @@ def _match_rim_colour(image: ImageArray, face: ImageArray, matrix: Matrix) -> Im
     return np.rint(face + correction).clip(0, 255).astype(np.uint8)
 
 
-def _smoothstep(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _smoothstep(x: NDArray[Real]) -> NDArray[Real]:
     """Cubic step from 0 (x ≤ 0) to 1 (x ≥ 1) with flat ends."""
     t = x.clip(0, 1)
     return t * t * (3 - 2 * t)
