@@ -45,16 +45,17 @@ def pixel_integrated_psf(
     sensor_axis = grid.pixel_axis(pixels, pitch, per_pixel, pupil_axis.dtype).to(pupil_axis.device)
     onward = sensor_axis[len(sensor_axis) // 2 :]
     spacing = pupil_axis[1] - pupil_axis[0]
-    share = pitch**2 / (torch.view_as_real(pupil).square().sum(dim=(-3, -2, -1)) * spacing**2)
-    found = []
-    for field, wavelength, scale in zip(pupil, wavelengths, share, strict=True):  # one fits into the cache
-        points = intensity_quadrants(field * scale.sqrt(), pupil_axis, onward, wavelength, distance)
-        found.append(_pixels_of(points, pixels, per_pixel))
-    return torch.stack(found)
+    amplitude = pitch / (torch.linalg.vector_norm(torch.view_as_real(pupil), dim=(-3, -2, -1)) * spacing)
+    found: list[Tensor] = []
+    for field, wavelength, scale in zip(pupil, wavelengths, amplitude, strict=True):  # one fits into the cache
+        points = intensity_quadrants(field * scale, pupil_axis, onward, wavelength, distance)
+        found += _pixels_of(points, pixels, per_pixel)
+    joined: Tensor = _Joined.apply(pixels, *found)
+    return joined
 
 
-def _pixels_of(points: Quadrants, pixels: int, per_pixel: int) -> Tensor:
-    """Mean of the points of each pixel, the quadrants put together: ``(pixels, pixels)``, rows y, columns x."""
+def _pixels_of(points: Quadrants, pixels: int, per_pixel: int) -> Quadrants:
+    """Mean of the points of each pixel; the middle line of an odd number of pixels is shared among the quadrants."""
     found = points.right_down.shape[-1]
     missing = (pixels + 1) // 2 * per_pixel - found  # of the middle pixel, which belongs to all quadrants in part
     if pixels * per_pixel % 2:  # a point on the axis belongs to two quadrants: half of it to each
@@ -66,18 +67,42 @@ def _pixels_of(points: Quadrants, pixels: int, per_pixel: int) -> Tensor:
         points = Quadrants(
             *(functional.avg_pool2d(functional.pad(part, padding)[None], per_pixel)[0] for part in points)
         )
-    up = _join(points.left_up, points.right_up, dim=1, shared=pixels % 2)
-    down = _join(points.left_down, points.right_down, dim=1, shared=pixels % 2)
-    return _join(up, down, dim=0, shared=pixels % 2)
+    return points
 
 
-def _join(behind: Tensor, ahead: Tensor, dim: int, shared: int) -> Tensor:
-    """Both sides of the axis in rising order; each counts outwards, and their first ``shared`` lines add up."""
-    if shared:
-        middle = behind.narrow(dim, 0, 1) + ahead.narrow(dim, 0, 1)
-        rest = behind.shape[dim] - 1
-        return torch.cat([behind.narrow(dim, 1, rest).flip(dim), middle, ahead.narrow(dim, 1, rest)], dim)
-    return torch.cat([behind.flip(dim), ahead], dim)
+class _Joined(torch.autograd.Function):
+    """Quadrants of each colour in turn, put together in rising order; what they share on the axes adds up.
+
+    ``(pixels + 1) // 2`` square each → ``(L, pixels, pixels)``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, pixels: int, *quadrants: Tensor) -> Tensor:
+        half, shared = pixels // 2, pixels % 2
+        joined = quadrants[0].new_empty(len(quadrants) // 4, pixels, pixels)
+        ctx.ahead, ctx.behind = slice(half, None), slice(0, half + shared)
+        for number, whole in enumerate(joined):
+            right_down, left_up, right_up, left_down = quadrants[4 * number : 4 * number + 4]
+            whole[half:, half:] = right_down
+            whole[half:, :half] = left_down[:, shared:].flip(1)
+            whole[:half, half:] = right_up[shared:].flip(0)
+            whole[:half, :half] = left_up[shared:, shared:].flip(0, 1)
+            if shared:
+                whole[half:, half] += left_down[:, 0]
+                whole[half, half:] += right_up[0]
+                whole[half, :half] += left_up[0, 1:].flip(0)
+                whole[: half + 1, half] += left_up[:, 0].flip(0)
+        return joined
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        ahead, behind = ctx.ahead, ctx.behind
+        of_quadrants: list[Tensor] = []
+        for whole in gradient:
+            of_quadrants += whole[ahead, ahead], whole[behind, behind].flip(0, 1)
+            of_quadrants += whole[behind, ahead].flip(0), whole[ahead, behind].flip(1)
+        return None, *of_quadrants
 
 
 def normalise_energy(psf: Tensor) -> Tensor:
