@@ -185,6 +185,18 @@ def test_it_goes_on_from_earlier_weights(config: FaceTraining, tmp_path: Path) -
         stage._start(other, Processes())
 
 
+def test_the_discriminator_has_a_learning_rate_of_its_own(config: FaceTraining, tmp_path: Path) -> None:
+    moved = []
+    for rate in (1.0, 3.0):
+        run = elsewhere(config, tmp_path / f"{rate}", discriminator_rate=rate)
+        before = dict(stage._start(run, Processes()).discriminator.named_parameters())
+        train_face(run, max_minutes=0, say=quiet)
+        after = state(run.out)
+        steps = [(after[f"module.discriminator.{name}"] - value).abs().median() for name, value in before.items()]
+        moved.append(torch.stack(steps).tolist())
+    assert moved[1] == pytest.approx([3 * step for step in moved[0]], rel=0.02)  # Adam's first step is the rate
+
+
 def test_a_judge_reads_generated_faces_directly(config: FaceTraining, heatmap_file: Path) -> None:
     run = stage._start(elsewhere(config, Path(config.out), judge=str(heatmap_file)), Processes())
     assert isinstance(run.judge, HeatmapNet)

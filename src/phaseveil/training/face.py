@@ -55,6 +55,8 @@ class FaceTraining:
         discriminator_width: Discriminator's channels at half resolution.
         batch_size: Faces per step, even: half reconstruct, half translate.
         mapping_rate: Share of the learning rate that the mapping network gets (published: 0.01).
+        discriminator_rate: Multiple of the learning rate that the discriminator gets; where it does not keep pace, new
+            faces take on fine lines, see ``docs/experiments.md``.
         reconstruction_floor: What the reconstruction weight falls to, share.
         hold: Share of the steps before it begins to fall.
         r1_every, cycle_every, identity_every: Steps between these costly terms; R1 is weighted up in turn.
@@ -77,6 +79,7 @@ class FaceTraining:
     batch_size: int = 16
     learning_rate: float = 3e-4
     mapping_rate: float = 1.0
+    discriminator_rate: float = 1.0
     warm_up: int = 50
     weight_decay: float = 1e-4
     reconstruction_floor: float = 0.5
@@ -242,7 +245,7 @@ def _start(config: FaceTraining, processes: Processes) -> Run:
     mapping = list(networks.mapping.parameters())
     optimizers: dict[str, torch.optim.Optimizer] = {
         "networks": _adam([(rest, 1.0), (mapping, config.mapping_rate)], config),
-        "discriminator": _adam([(list(discriminator.parameters()), 1.0)], config),
+        "discriminator": _adam([(list(discriminator.parameters()), config.discriminator_rate)], config),
     }
     return Run(
         networks=networks,
