@@ -15,6 +15,7 @@ import gradio
 from phaseveil.apps import web_view
 from phaseveil.apps.web_desk import WAITING, Desk
 from phaseveil.apps.web_studio import BASELINES, OWN, VISITS, Controls
+from phaseveil.pipeline import STRENGTH
 
 TITLE = "PhaseVeil"
 SEEDS_SHOWN = 9999
@@ -143,7 +144,9 @@ def _controls(desk: Desk, camera: str) -> tuple[list[Any], Any]:
     domain = gradio.Radio(
         [("from the seed", ""), ("female", "female"), ("male", "male")], value="", label="Appearance", elem_id="domain"
     )
-    strength = gradio.Slider(0, 1.5, value=1, step=0.05, label="Style strength", info=STRENGTH_NOTE, elem_id="strength")
+    strength = gradio.Slider(
+        0, 1.5, value=STRENGTH, step=0.05, label="Style strength", info=STRENGTH_NOTE, elem_id="strength"
+    )
     names = dict.fromkeys((OWN, *BASELINES, camera))
     labels = CAMERA_NAMES | {OWN: "learned mask" if desk.studio.has_mask(OWN) else "the weights' own"}
     chosen = gradio.Radio(

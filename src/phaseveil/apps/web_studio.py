@@ -26,7 +26,7 @@ from phaseveil.figures import colour_heatmap
 from phaseveil.metrics.image import psnr, ssim
 from phaseveil.optics.camera import Camera, PhaseMaskCamera, load_camera
 from phaseveil.optics.dynamic import DynamicCamera
-from phaseveil.pipeline import PhaseVeil, noise_generator
+from phaseveil.pipeline import STRENGTH, PhaseVeil, noise_generator
 
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 24_000_000
@@ -51,7 +51,7 @@ class Controls:
     """
 
     seed: int = 0
-    strength: float = 1.0
+    strength: float = STRENGTH
     domain: str | None = None
     camera: str = OWN
     mask_height: float = 1.0
