@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from phaseveil.data.align import Matrix, invert, similarity, template_points, transform, warp
@@ -82,7 +83,7 @@ class YuFaceDetector:
 
     def detect_frame(self, frame: ImageArray) -> list[FaceDetection]:
         """Faces in a frame of at most 960 px a side, taken as it is."""
-        bgr = np.ascontiguousarray(frame[:, :, ::-1])
+        bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
         scores, boxes, points = self._yuface.detect(bgr, conf=self._min_score)
         return [
             FaceDetection(
