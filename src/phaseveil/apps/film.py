@@ -28,7 +28,6 @@ SEGMENT = 10.0  # seconds
 HELD_PIXELS = 64_000_000  # frames kept in memory while a batch fills up
 LONGEST_WINDOW = 30  # frames between searches, all held in memory
 AHEAD = 4  # decoded frames that may wait
-WINDOWS_AHEAD = 3  # windows that may wait before each later stage, fewer where they are large
 
 
 @dataclass(frozen=True)
@@ -147,13 +146,11 @@ class Film:
         if self._finished:
             return
         cutter = Cutter(self._reader, self._segments, self._options.redaction, self._footage, self.ledger)
-        fitting = HELD_PIXELS // (self._options.detect_every * self._reader.longest**2)
-        waiting = max(1, min(WINDOWS_AHEAD, fitting))
         with ExitStack() as stack:  # the last stage stops first; no thread reads on once the video is closed
             stack.callback(cutter.abandon)
             frames = stack.enter_context(closing(beside(self._read(), AHEAD, "decode")))
-            windows = stack.enter_context(closing(beside(self._follow(frames), waiting, "follow")))
-            for window in stack.enter_context(closing(beside(self._draw(windows), waiting, "draw"))):
+            windows = stack.enter_context(closing(beside(self._follow(frames), 1, "follow")))
+            for window in stack.enter_context(closing(beside(self._draw(windows), 1, "draw"))):
                 cutter.write(window)
                 report(self.ledger.read, self._reader.expected)
             cutter.finish()
