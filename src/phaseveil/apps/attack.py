@@ -26,6 +26,7 @@ from phaseveil.metrics.onnx_recogniser import load_recogniser
 from phaseveil.metrics.photographs import PairSet, load_pairs
 from phaseveil.optics.camera import load_camera
 from phaseveil.optics.dynamic import DynamicCamera
+from phaseveil.pipeline import STRENGTH
 from phaseveil.progress import progress
 
 DO_NOT_PUBLISH = "contains photographs from --pairs; do not publish"
@@ -150,6 +151,7 @@ def _settings(target: Target, options: Options, recogniser: str, key: str) -> Re
         {
             "budget": describe_budget(target, options.budget),
             "seed": options.seed,
+            "strength": STRENGTH,
             "pairs": {"file": options.pairs.name, "digest": _digest(options.pairs)},
             "recogniser": {"name": recogniser, "digest": key},
             "perceptual": None if options.perceptual is None else _digest(options.perceptual),

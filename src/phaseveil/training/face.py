@@ -55,8 +55,7 @@ class FaceTraining:
         discriminator_width: Discriminator's channels at half resolution.
         batch_size: Faces per step, even: half reconstruct, half translate.
         mapping_rate: Share of the learning rate that the mapping network gets (published: 0.01).
-        discriminator_rate: Multiple of the learning rate that the discriminator gets; where it does not keep pace, new
-            faces take on fine lines, see ``docs/experiments.md``.
+        discriminator_rate: Multiple of the learning rate that the discriminator gets.
         reconstruction_floor: What the reconstruction weight falls to, share.
         hold: Share of the steps before it begins to fall.
         r1_every, cycle_every, identity_every: Steps between these costly terms; R1 is weighted up in turn.
