@@ -1,6 +1,6 @@
 """The contact sheet of 64 new faces: held-out sources at random, a latent style each.
 
-    python -m bench.contact_sheet val --out docs/images/faces-64.jpg
+python -m bench.contact_sheet val --out docs/images/faces-64.jpg
 """
 
 import argparse
