@@ -28,6 +28,7 @@ SEGMENT = 10.0  # seconds
 HELD_PIXELS = 64_000_000  # frames kept in memory while a batch fills up
 LONGEST_WINDOW = 30  # frames between searches, all held in memory
 AHEAD = 4  # decoded frames that may wait
+WAITING = 4  # windows that may wait before each stage; fewer of large frames
 
 
 @dataclass(frozen=True)
@@ -149,11 +150,16 @@ class Film:
         with ExitStack() as stack:  # the last stage stops first; no thread reads on once the video is closed
             stack.callback(cutter.abandon)
             frames = stack.enter_context(closing(beside(self._read(), AHEAD, "decode")))
-            windows = stack.enter_context(closing(beside(self._follow(frames), 1, "follow")))
-            for window in stack.enter_context(closing(beside(self._draw(windows), 1, "draw"))):
+            windows = stack.enter_context(closing(beside(self._follow(frames), self._waiting(), "follow")))
+            for window in stack.enter_context(closing(beside(self._draw(windows), self._waiting(), "draw"))):
                 cutter.write(window)
                 report(self.ledger.read, self._reader.expected)
             cutter.finish()
+
+    def _waiting(self) -> int:
+        """Windows that may wait, so that a slow one stalls nothing."""
+        pixels = self._options.detect_every * self._reader.longest**2  # at most, each
+        return min(WAITING, max(1, HELD_PIXELS // pixels))
 
     def _read(self) -> Iterator[Frame]:
         after = self._after

@@ -28,6 +28,7 @@ from phaseveil.data.detections import (
     search_video,
 )
 from phaseveil.data.image_io import ImageArray
+from phaseveil.data.libfacedetection import face_library
 from phaseveil.errors import ConfigError
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
 
 _CLOSE_UPS = (160, 224)  # sides of the close-ups, pixels
 _DOUBTFUL = 0.5  # YuFace's score of some faces of 20 px
+_SHARE = 0.5  # of the cores for the search in videos; the networks and the encoder run beside it
 _MIRROR = [1, 0, 2, 4, 3]  # order of the five points after a reflection
 
 
@@ -64,18 +66,18 @@ class YuFaceDetector:
     Args:
         min_score: Confidence below which a detection is dropped, 0 to 1.
         reach: Longer side, pixels, to which a photograph is reduced for small faces. 640 is fastest.
+        share: Of the cores, more than 0, at most 1; at least one is used.
 
     Raises:
         ConfigError: The package ``yuface`` is missing.
     """
 
-    def __init__(self, min_score: float = 0.6, reach: int = 1920) -> None:
+    def __init__(self, min_score: float = 0.6, reach: int = 1920, share: float = 1.0) -> None:
         _require("yuface", "yuface")
-        import yuface
-
-        self._yuface = yuface
+        self._library = face_library()
         self._min_score = min_score
         self._reach = reach
+        self._share = share
 
     def detect(self, image: ImageArray) -> list[FaceDetection]:
         """See :class:`Detector`."""
@@ -83,15 +85,11 @@ class YuFaceDetector:
 
     def detect_frame(self, frame: ImageArray) -> list[FaceDetection]:
         """Faces in a frame of at most 960 px a side, taken as it is."""
-        bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
-        scores, boxes, points = self._yuface.detect(bgr, conf=self._min_score)
+        bgr = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), dtype=np.uint8)
         return [
-            FaceDetection(
-                box=(float(x), float(y), float(x) + float(width), float(y) + float(height)),
-                score=float(score) / 100,
-                points=face_points.astype(np.float64).reshape(5, 2),
-            )
-            for score, (x, y, width, height), face_points in zip(scores, boxes, points, strict=True)
+            FaceDetection((x, y, x + width, y + height), score / 100, np.array(points).reshape(5, 2))
+            for score, x, y, width, height, *points in self._library.detect(bgr, self._share).astype(float).tolist()
+            if score > 100 * self._min_score
         ]
 
 
@@ -249,8 +247,8 @@ class VideoDetector(CloseUpDetector):
 
     def __init__(self, reach: int) -> None:
         yuface = _installed("yuface")
-        super().__init__(YuFaceDetector() if yuface else MTCNNDetector())
-        self._doubtful = YuFaceDetector(_DOUBTFUL) if yuface else MTCNNDetector(0.8)
+        super().__init__(YuFaceDetector(share=_SHARE) if yuface else MTCNNDetector())
+        self._doubtful = YuFaceDetector(_DOUBTFUL, share=_SHARE) if yuface else MTCNNDetector(0.8)
         self._reach = reach
 
     def find(self, image: ImageArray) -> list[FaceDetection]:
