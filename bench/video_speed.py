@@ -26,6 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from phaseveil.allocation import keep_freed_memory
 from phaseveil.apps.anonymize import Options as Faces
 from phaseveil.apps.anonymize import latent_styles
 from phaseveil.apps.video import Options, VideoBatch
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=2000, help="frames over which memory is watched, 0 for none")
     parser.add_argument("--deface", help="the command; looked for on the path and beside this Python by default")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the command does
     results: dict[str, Any] = {"cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

@@ -30,7 +30,7 @@ LAYERS = (
     ("checkpoint",),
     ("config",),
     ("progress",),
-    ("errors",),
+    ("allocation", "errors"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from phaseveil import __version__
+from phaseveil.allocation import keep_freed_memory
 from phaseveil.cli_bench import bench
 from phaseveil.cli_calibrate import calibrate, point_sources
 from phaseveil.cli_cluster import (
@@ -63,6 +64,7 @@ app.add_typer(export_app, name="export")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``phaseveil`` command."""
+    keep_freed_memory()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
