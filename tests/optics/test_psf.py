@@ -115,12 +115,25 @@ def test_energy_of_a_soft_pupil_lies_in_a_small_window() -> None:
     torch.testing.assert_close(shares.sum(dim=(-2, -1)), torch.ones(3).double(), rtol=0, atol=1e-4)
 
 
-def test_points_per_pixel_reach_the_nyquist_pitch_of_the_intensity() -> None:
-    nyquist = 440e-9 * DISTANCE / (4 * RADIUS)
-    for pitch in (0.3 * nyquist, 0.99 * nyquist, 1.01 * nyquist, 7.5 * nyquist):
-        count = psf.samples_per_pixel(pitch, 440e-9, DISTANCE, RADIUS)
-        assert pitch / count <= nyquist
-        assert count == 1 or pitch / (count - 1) > nyquist
+def test_points_per_pixel_reach_the_nyquist_pitch_of_each_colours_intensity() -> None:
+    wavelengths = (640e-9, 550e-9, 440e-9)
+    for pitch in (0.1e-6, 1.0e-6, 1.5e-6, 8.1e-6):
+        counts = psf.samples_per_pixel(pitch, wavelengths, DISTANCE, RADIUS)
+        for wavelength, count in zip(wavelengths, counts, strict=True):
+            nyquist = wavelength * DISTANCE / (4 * RADIUS)
+            assert pitch / count <= nyquist
+            assert count <= 2 or pitch / (count - 1) > nyquist
+        assert (min(counts) == 1) == (max(counts) == 1)
+
+
+def test_each_colour_is_integrated_with_its_own_number_of_points() -> None:
+    soft = torch.exp(-(AXIS[:, None] ** 2 + AXIS[None, :] ** 2) / (0.5 * RADIUS) ** 2)
+    pupil = soft.to(torch.complex128).expand(3, -1, -1)
+    together = psf.pixel_integrated_psf(pupil, AXIS, WAVELENGTHS, DISTANCE, 21, SPOT / 2, (1, 2, 3))
+    for colour, count in enumerate((1, 2, 3)):
+        part = slice(colour, colour + 1)
+        alone = psf.pixel_integrated_psf(pupil[part], AXIS, WAVELENGTHS[part], DISTANCE, 21, SPOT / 2, count)
+        torch.testing.assert_close(together[part], alone)
 
 
 def test_each_channel_is_normalised_by_itself() -> None:

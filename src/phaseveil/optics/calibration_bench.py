@@ -34,10 +34,10 @@ class Bench:
 
     @property
     def per_pixel(self) -> int:
-        """Cells per pixel and axis that sample the intensity at its Nyquist pitch."""
+        """Cells per pixel and axis that sample every colour's intensity at its Nyquist pitch."""
         config = self.config
         pitch = config.pixel_pitch(self.size)
-        return psf.samples_per_pixel(pitch, min(config.wavelengths), config.image_distance, config.aperture_radius)
+        return max(psf.samples_per_pixel(pitch, config.wavelengths, config.image_distance, config.aperture_radius))
 
 
 def bench_of(config: CameraConfig, pitch: float, distance: float | None = None) -> Bench:

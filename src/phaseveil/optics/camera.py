@@ -280,10 +280,11 @@ class PhaseMaskCamera(ConvolutionCamera):
         phase = self.pupil_phase(coefficients)
         self.check_sampling(phase)
         config, pitch = self.config, self.config.pixel_pitch(size)
-        per_pixel = psf.samples_per_pixel(pitch, min(config.wavelengths), config.image_distance, config.aperture_radius)
-        if per_pixel * config.psf_pixels(size) > MOST_POINTS:
+        per_pixel = psf.samples_per_pixel(pitch, config.wavelengths, config.image_distance, config.aperture_radius)
+        if max(per_pixel) * config.psf_pixels(size) > MOST_POINTS:
             raise OpticsError(
-                f"a pixel of {pitch * 1e6:.3g} µm needs {per_pixel} points a side; choose a narrower frame or aperture"
+                f"a pixel of {pitch * 1e6:.3g} µm needs {max(per_pixel)} points a side; "
+                "choose a narrower frame or aperture"
             )
         # Not torch.polar: its gradient takes longer than that of cosine and sine.
         pupil = torch.complex(self.aperture * torch.cos(phase), self.aperture * torch.sin(phase))

@@ -1,6 +1,7 @@
 """Point spread functions on the sensor's pixels, and their transfer functions."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,9 +13,13 @@ from phaseveil.optics import grid
 from phaseveil.optics.propagation import Quadrants, intensity_quadrants
 
 
-def samples_per_pixel(pitch: float, shortest_wavelength: float, distance: float, radius: float) -> int:
-    """Points per pixel and axis that sample the intensity at least at its Nyquist pitch λz/(4a)."""
-    return max(1, math.ceil(pitch * 4 * radius / (shortest_wavelength * distance)))
+def samples_per_pixel(pitch: float, wavelengths: Sequence[float], distance: float, radius: float) -> list[int]:
+    """Points per pixel and axis that sample each colour's intensity at least at its Nyquist pitch λz/(4a).
+
+    Where one colour needs several, all get two at least: the pixel is integrated over for all or for none.
+    """
+    counts = [max(1, math.ceil(pitch * 4 * radius / (wavelength * distance))) for wavelength in wavelengths]
+    return [max(count, min(2, max(counts))) for count in counts]
 
 
 def pixel_integrated_psf(
@@ -24,7 +29,7 @@ def pixel_integrated_psf(
     distance: float,
     pixels: int,
     pitch: float,
-    per_pixel: int,
+    per_pixel: int | Sequence[int],
 ) -> Tensor:
     r"""Share of a point's light that each pixel collects.
 
@@ -37,19 +42,22 @@ def pixel_integrated_psf(
         distance: Pupil to sensor, metres.
         pixels: Pixels of the window and axis.
         pitch: Pixel pitch, metres.
-        per_pixel: Points per pixel and axis of the midpoint rule.
+        per_pixel: Points per pixel and axis of the midpoint rule, for each colour or for all.
 
     Returns:
         Shares; each channel sums to the energy that the window holds, at most 1. Shape ``(L, pixels, pixels)``.
     """
-    sensor_axis = grid.pixel_axis(pixels, pitch, per_pixel, pupil_axis.dtype).to(pupil_axis.device)
-    onward = sensor_axis[len(sensor_axis) // 2 :]
+    counts = [per_pixel] * len(pupil) if isinstance(per_pixel, int) else per_pixel
     spacing = pupil_axis[1] - pupil_axis[0]
     amplitude = pitch / (torch.linalg.vector_norm(torch.view_as_real(pupil), dim=(-3, -2, -1)) * spacing)
     found: list[Tensor] = []
-    for field, wavelength, scale in zip(pupil, wavelengths, amplitude, strict=True):  # one fits into the cache
+    for field, wavelength, scale, count in zip(
+        pupil, wavelengths, amplitude, counts, strict=True
+    ):  # one fits the cache
+        sensor_axis = grid.pixel_axis(pixels, pitch, count, pupil_axis.dtype).to(pupil_axis.device)
+        onward = sensor_axis[len(sensor_axis) // 2 :]
         points = intensity_quadrants(field * scale, pupil_axis, onward, wavelength, distance)
-        found += _pixels_of(points, pixels, per_pixel)
+        found += _pixels_of(points, pixels, count)
     joined: Tensor = _Joined.apply(pixels, *found)
     return joined
 
