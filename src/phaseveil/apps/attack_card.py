@@ -20,7 +20,7 @@ from phaseveil.optics.camera import plain_config
 REAL = ("acquisition", "recovered")
 """Artefacts of the headline: what the camera lets out, and what can be made of it."""
 
-NO_TRAINED_ON_FACES = "a recogniser trained on generated faces is part of --budget full"
+NO_TRAINED_ON_FACES = "a recogniser trained on generated faces is not part of this budget"
 NO_POINT_SEEN = "no captured point source rises above the sensor's noise"
 ONE_METHOD_SWEPT = "noise and bit depth are swept for Wiener only; --budget full sweeps every method"
 OFF_CENTRE = "low resolution has no single point spread function; deconvolution uses the average over a photosite"

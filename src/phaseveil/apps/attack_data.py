@@ -71,7 +71,7 @@ BUDGETS = {
         tuning=12,
         captures=16,
         sweep=("wiener",),
-        trained_on=("acquisition", "heatmap"),
+        trained_on=("acquisition", "heatmap", "generated"),
         inversion=inversion.QUICK,
         recogniser=recognition.QUICK,
     ),
