@@ -27,6 +27,8 @@ def main() -> None:
 
     pipeline = PhaseVeil.from_pretrained(arguments.weights)
     files = sorted(list_images([arguments.sources]))
+    if len(files) < SIDE**2:
+        parser.error(f"{arguments.sources}: {len(files)} pictures, needs {SIDE**2}")
     random.Random(SHUFFLE).shuffle(files)
     scenes = torch.stack([to_tensor(resize(read_image(file), pipeline.size)) for file in files[: SIDE**2]])
     seeds = range(FIRST_SEED, FIRST_SEED + len(scenes))

@@ -343,6 +343,11 @@ def test_a_camera_is_recorded_until_it_is_interrupted(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.parametrize(("frames", "longest", "windows"), [(5, 1280, 4), (5, 1920, 3), (5, 3840, 1), (30, 3840, 1)])
+def test_fewer_windows_of_large_frames_wait(frames: int, longest: int, windows: int) -> None:
+    assert film_module.waiting(frames, longest) == windows
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 def test_memory_does_not_grow(pipeline: PhaseVeil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(film_module, "SEGMENT", 1.0)

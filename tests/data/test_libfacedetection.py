@@ -1,6 +1,5 @@
 import threading
 import time
-from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -25,7 +24,7 @@ def frames() -> list[ImageArray]:
 
 
 @pytest.fixture(params=["foreign", "own"])
-def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaceLibrary]:
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FaceLibrary:
     if request.param == "own":
         monkeypatch.setattr("phaseveil.data.libfacedetection._SYMBOL", "not_in_this_build")
     return FaceLibrary()

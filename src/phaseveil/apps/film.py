@@ -150,16 +150,12 @@ class Film:
         with ExitStack() as stack:  # the last stage stops first; no thread reads on once the video is closed
             stack.callback(cutter.abandon)
             frames = stack.enter_context(closing(beside(self._read(), AHEAD, "decode")))
-            windows = stack.enter_context(closing(beside(self._follow(frames), self._waiting(), "follow")))
-            for window in stack.enter_context(closing(beside(self._draw(windows), self._waiting(), "draw"))):
+            depth = waiting(self._options.detect_every, self._reader.longest)
+            windows = stack.enter_context(closing(beside(self._follow(frames), depth, "follow")))
+            for window in stack.enter_context(closing(beside(self._draw(windows), depth, "draw"))):
                 cutter.write(window)
                 report(self.ledger.read, self._reader.expected)
             cutter.finish()
-
-    def _waiting(self) -> int:
-        """Windows that may wait, so that a slow one stalls nothing."""
-        pixels = self._options.detect_every * self._reader.longest**2  # at most, each
-        return min(WAITING, max(1, HELD_PIXELS // pixels))
 
     def _read(self) -> Iterator[Frame]:
         after = self._after
@@ -282,6 +278,16 @@ class Cutter:
         self._ledger.damage = self._reader.damage or self._ledger.damage
         self._segments.commit(self._offset, {**state, "ledger": self._ledger.values()})
         self._draft, self._offset = None, None
+
+
+def waiting(frames: int, longest: int) -> int:
+    """Windows that may wait before a stage, so that a slow one stalls nothing.
+
+    Args:
+        frames: Of a window.
+        longest: Longer side of the frames, pixels.
+    """
+    return min(WAITING, max(1, HELD_PIXELS // (frames * longest**2)))
 
 
 def _groups(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:

@@ -51,9 +51,8 @@ def pixel_integrated_psf(
     spacing = pupil_axis[1] - pupil_axis[0]
     amplitude = pitch / (torch.linalg.vector_norm(torch.view_as_real(pupil), dim=(-3, -2, -1)) * spacing)
     found: list[Tensor] = []
-    for field, wavelength, scale, count in zip(
-        pupil, wavelengths, amplitude, counts, strict=True
-    ):  # one fits the cache
+    # Colour by colour: one fits into the cache.
+    for field, wavelength, scale, count in zip(pupil, wavelengths, amplitude, counts, strict=True):
         sensor_axis = grid.pixel_axis(pixels, pitch, count, pupil_axis.dtype).to(pupil_axis.device)
         onward = sensor_axis[len(sensor_axis) // 2 :]
         points = intensity_quadrants(field * scale, pupil_axis, onward, wavelength, distance)
