@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from phaseveil.optics.grid import centred_axis, circular_aperture, pixel_axis
+from phaseveil.optics.grid import centred_axis, circular_aperture
 
 
 @pytest.mark.parametrize(("samples", "first"), [(4, -1.5), (5, -2.0)])
@@ -14,12 +14,6 @@ def test_axis_is_symmetric_and_evenly_spaced(samples: int, first: float) -> None
     assert axis[0].item() == pytest.approx(first * 2e-3)
     torch.testing.assert_close(axis, -axis.flip(0))
     torch.testing.assert_close(axis.diff(), torch.full((samples - 1,), 2e-3, dtype=torch.float64))
-
-
-def test_points_of_a_pixel_lie_about_its_centre() -> None:
-    points, centres = pixel_axis(5, 3e-6, 4, torch.float64), centred_axis(5, 3e-6, torch.float64)
-    torch.testing.assert_close(points.reshape(5, 4).mean(dim=1), centres)
-    assert (points.reshape(5, 4) - centres[:, None]).abs().max() < 1.5e-6
 
 
 @pytest.mark.parametrize("samples", [32, 63, 256])

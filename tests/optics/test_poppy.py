@@ -24,12 +24,9 @@ def test_psf_of_a_random_mask_agrees(seed: int) -> None:
     camera.coefficients.data = torch.randn(33, generator=torch.Generator().manual_seed(seed)) * 1e-7
     wavelength, pitch = config.wavelengths[1], config.wavelengths[1] * config.f_number / 2
     with torch.no_grad():
-        phase = camera.pupil_phase()[1:2]
-        pupil = torch.polar(camera.aperture.expand_as(phase), phase)
-        ours = psf.pixel_integrated_psf(
-            pupil, camera.pupil_axis, camera.wavelengths[1:2], config.image_distance, pixels, pitch, per_pixel=1
-        )[0].numpy()
-        path = [0, 0, 0, *(camera.coefficients * camera.delta_n[1]).tolist()]
+        pupil, colour = (camera.aperture, camera.pupil_phase()[1:2], camera.pupil_axis), camera.wavelengths[1:2]
+        ours = psf.sampled_psf(*pupil, colour, config.image_distance, pixels, pitch)[0].numpy()
+    path = [0, 0, 0, *(camera.coefficients * camera.delta_n[1]).tolist()]
     theirs = poppy_psf(path, wavelength, config, pixels, pitch)
     # Their transform has the opposite sign in the exponent: the same image turned by half a turn.
     turned = theirs[::-1, ::-1]

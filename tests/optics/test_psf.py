@@ -1,6 +1,7 @@
 """Point spread functions: energy, MTF and pixels against closed forms; convolutions against a direct sum."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy import ndimage, special
 from torch import Tensor
 
 from phaseveil.optics import psf
-from phaseveil.optics.grid import centred_axis, circular_aperture, pixel_axis
+from phaseveil.optics.grid import centred_axis, circular_aperture
 from phaseveil.optics.propagation import fraunhofer
 from phaseveil.optics.zernike import zernike_basis
 
@@ -20,10 +21,28 @@ AXIS = centred_axis(SAMPLES, 2 * RADIUS / SAMPLES, torch.float64)
 APERTURE = circular_aperture(SAMPLES).double()
 
 
-def green_psf(pixels: int, pitch: float, per_pixel: int = 1) -> Tensor:
+def green_psf(pixels: int, pitch: float, of: Callable[..., Tensor] = psf.sampled_psf) -> Tensor:
     """Clear circular pupil at 550 nm. Shape ``(pixels, pixels)``."""
-    pupil = APERTURE[None].to(torch.complex128)
-    return psf.pixel_integrated_psf(pupil, AXIS, WAVELENGTHS[1:2], DISTANCE, pixels, pitch, per_pixel)[0]
+    return of(APERTURE, torch.zeros_like(APERTURE)[None], AXIS, WAVELENGTHS[1:2], DISTANCE, pixels, pitch)[0]
+
+
+def plain(pupil: Tensor, axis: Tensor, wavelengths: Tensor, points: Tensor) -> Tensor:
+    """Intensity over the pupil's energy, by the plain transform. Shape ``(L, U, U)``."""
+    energy = pupil.abs().square().sum(dim=(1, 2), keepdim=True) * (axis[1] - axis[0]) ** 2
+    return fraunhofer(pupil, axis, points, wavelengths, DISTANCE).abs().square() / energy
+
+
+def plain_points(pupil: Tensor, axis: Tensor, wavelengths: Tensor, pixels: int, pitch: float) -> Tensor:
+    """Shares of pixels whose middle stands for all of them."""
+    return plain(pupil, axis, wavelengths, centred_axis(pixels, pitch, torch.float64)) * pitch**2
+
+
+def plain_pixels(pupil: Tensor, axis: Tensor, wavelengths: Tensor, pixels: int, pitch: float) -> Tensor:
+    """Shares of the pixels by quadrature: 16 Gauss-Legendre nodes a pixel and axis."""
+    nodes, weights = (torch.from_numpy(values) for values in np.polynomial.legendre.leggauss(16))
+    points = centred_axis(pixels, pitch, torch.float64)[:, None] + nodes * pitch / 2
+    intensity = plain(pupil, axis, wavelengths, points.flatten()).reshape(-1, pixels, 16, pixels, 16)
+    return (intensity * weights[:, None, None] * weights).sum(dim=(2, 4)) * (pitch / 2) ** 2
 
 
 def circular_mtf(frequency: np.ndarray) -> np.ndarray:
@@ -44,8 +63,9 @@ def test_mtf_of_a_clear_circular_pupil_is_the_analytic_one() -> None:
 
 
 def test_pixels_multiply_the_mtf_by_their_own_sinc() -> None:
-    pixels, pitch, per_pixel = 201, SPOT / 2, 4
-    transfer = psf.optical_transfer_function(psf.normalise_energy(green_psf(pixels, pitch, per_pixel)[None]), pixels)
+    pixels, pitch = 201, SPOT / 2
+    shares = green_psf(pixels, pitch, psf.pixel_integrated_psf)
+    transfer = psf.optical_transfer_function(psf.normalise_energy(shares[None]), pixels)
     frequency = np.fft.rfftfreq(pixels, d=0.5)
     expected = circular_mtf(frequency) * np.sinc(frequency / 2)
     assert np.abs(transfer[0, 0].abs().numpy() - expected).max() < 0.01
@@ -63,77 +83,64 @@ def test_encircled_energy_of_the_airy_disk(radius: float) -> None:
 
 
 @pytest.mark.parametrize("channel", range(3))
-@pytest.mark.parametrize("per_pixel", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_energy_is_kept_on_a_support_that_holds_it(channel: int, per_pixel: int, dtype: torch.dtype) -> None:
+def test_energy_is_kept_on_a_support_that_holds_it(channel: int, dtype: torch.dtype) -> None:
     """One period λz/Δx of the pattern holds all the light that a sampled pupil can send anywhere (Parseval)."""
     wavelength = WAVELENGTHS[channel : channel + 1].to(dtype)
     height = torch.einsum("m,mhw->hw", torch.linspace(-1, 1, 12).double(), zernike_basis(range(4, 16), SAMPLES))
-    pupil = torch.polar(APERTURE, height)[None].to(torch.complex64 if dtype == torch.float32 else torch.complex128)
     period = wavelength.item() * DISTANCE * SAMPLES / (2 * RADIUS)
-    shares = psf.pixel_integrated_psf(pupil, AXIS.to(dtype), wavelength, DISTANCE, 151, period / 151, per_pixel)
-    assert shares.sum().item() == pytest.approx(1, abs=1e-4)
+    pupil = APERTURE.to(dtype), height[None].to(dtype), AXIS.to(dtype)
+    shares = psf.pixel_integrated_psf(*pupil, wavelength, DISTANCE, 151, period / 151)
+    assert shares.sum().item() == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize(("pixels", "per_pixel"), [(8, 1), (9, 1), (8, 3), (9, 2), (9, 3)])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.float64, 1e-13)])
-def test_pixels_collect_the_squared_field_of_the_plain_transform(
-    pixels: int, per_pixel: int, dtype: torch.dtype, tolerance: float
+KINDS = [(psf.pixel_integrated_psf, plain_pixels), (psf.sampled_psf, plain_points)]
+
+
+@pytest.mark.parametrize("pixels", [8, 9])
+@pytest.mark.parametrize("samples", [20, 21])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize(("quick", "slow"), KINDS)
+def test_shares_are_those_of_the_plain_transform(
+    quick: Callable[..., Tensor],
+    slow: Callable[..., Tensor],
+    dtype: torch.dtype,
+    tolerance: float,
+    samples: int,
+    pixels: int,
 ) -> None:
-    phase = 3 * torch.randn(2, 21, 21, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    pupil, axis, pitch = torch.polar(torch.ones_like(phase), phase), centred_axis(21, 4e-5, torch.float64), 5e-6
-    sensor = pixel_axis(pixels, pitch, per_pixel, torch.float64)
-    points = fraunhofer(pupil, axis, sensor, WAVELENGTHS[:2], DISTANCE).abs().square()
-    expected = torch.nn.functional.avg_pool2d(points, per_pixel) * pitch**2 / (21 * 4e-5) ** 2
-    kind = torch.complex64 if dtype == torch.float32 else torch.complex128
-    arguments = pupil.to(kind), axis.to(dtype), WAVELENGTHS[:2].to(dtype), DISTANCE, pixels, pitch, per_pixel
-    shares = psf.pixel_integrated_psf(*arguments).double()
-    assert (shares - expected).abs().max() <= tolerance * expected.max()
+    generator = torch.Generator().manual_seed(0)
+    amplitude = torch.rand(samples, samples, generator=generator, dtype=torch.float64)
+    phase = 3 * torch.randn(2, samples, samples, generator=generator, dtype=torch.float64)
+    axis, pitch = centred_axis(samples, 4e-5, torch.float64), 10e-6  # 2 to 4 λz/(4a)
+    expected = slow(torch.polar(amplitude.expand_as(phase), phase), axis, WAVELENGTHS[:2], pixels, pitch)
+    given = (value.to(dtype) for value in (amplitude, phase, axis, WAVELENGTHS[:2]))
+    assert (quick(*given, DISTANCE, pixels, pitch) - expected).abs().max() <= tolerance * expected.max()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-5), (torch.float64, 1e-6)])
-def test_gradients_of_the_pixels_are_those_of_the_plain_transform(dtype: torch.dtype, tolerance: float) -> None:
+@pytest.mark.parametrize(("quick", "slow"), KINDS)
+def test_gradients_are_those_of_the_plain_transform(
+    quick: Callable[..., Tensor], slow: Callable[..., Tensor], dtype: torch.dtype, tolerance: float
+) -> None:
     generator = torch.Generator().manual_seed(1)
+    amplitude = torch.rand(10, 10, generator=generator, dtype=torch.float64, requires_grad=True)
     phase = torch.randn(1, 10, 10, generator=generator, dtype=torch.float64, requires_grad=True)
     axis, pitch, wavelengths = centred_axis(10, 1e-4, torch.float64), 5e-6, WAVELENGTHS[:1]
     wanted = torch.rand(1, 7, 7, generator=generator, dtype=torch.float64)
 
-    pupil = torch.polar(torch.ones_like(phase), phase).to(dtype.to_complex())
-    shares = psf.pixel_integrated_psf(pupil, axis.to(dtype), wavelengths.to(dtype), DISTANCE, 7, pitch, 2)
-    (found,) = torch.autograd.grad((shares * wanted).sum(), phase)
-
-    field = fraunhofer(torch.polar(torch.ones_like(phase), phase), axis, pixel_axis(7, pitch, 2), wavelengths, DISTANCE)
-    plain = torch.nn.functional.avg_pool2d(field.abs().square(), 2) * pitch**2 / (10 * 1e-4) ** 2
-    (expected,) = torch.autograd.grad((plain * wanted).sum(), phase)
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
+    given = (value.to(dtype) for value in (amplitude, phase, axis, wavelengths))
+    found = torch.autograd.grad((quick(*given, DISTANCE, 7, pitch) * wanted).sum(), (amplitude, phase))
+    shares = slow(torch.polar(amplitude[None], phase), axis, wavelengths, 7, pitch)
+    expected = torch.autograd.grad((shares * wanted).sum(), (amplitude, phase))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * other.abs().max().item())
 
 
 def test_energy_of_a_soft_pupil_lies_in_a_small_window() -> None:
-    soft = torch.exp(-(AXIS[:, None] ** 2 + AXIS[None, :] ** 2) / (0.3 * RADIUS) ** 2)
-    pupil = soft.to(torch.complex128).expand(3, -1, -1)
-    shares = psf.pixel_integrated_psf(pupil, AXIS, WAVELENGTHS, DISTANCE, 41, SPOT / 2, 1)
+    soft, flat = torch.exp(-(AXIS[:, None] ** 2 + AXIS[None, :] ** 2) / (0.3 * RADIUS) ** 2), torch.zeros_like(APERTURE)
+    shares = psf.pixel_integrated_psf(soft, flat.expand(3, -1, -1), AXIS, WAVELENGTHS, DISTANCE, 41, SPOT / 2)
     torch.testing.assert_close(shares.sum(dim=(-2, -1)), torch.ones(3).double(), rtol=0, atol=1e-4)
-
-
-def test_points_per_pixel_reach_the_nyquist_pitch_of_each_colours_intensity() -> None:
-    wavelengths = (640e-9, 550e-9, 440e-9)
-    for pitch in (0.1e-6, 1.0e-6, 1.5e-6, 8.1e-6):
-        counts = psf.samples_per_pixel(pitch, wavelengths, DISTANCE, RADIUS)
-        for wavelength, count in zip(wavelengths, counts, strict=True):
-            nyquist = wavelength * DISTANCE / (4 * RADIUS)
-            assert pitch / count <= nyquist
-            assert count <= 2 or pitch / (count - 1) > nyquist
-        assert (min(counts) == 1) == (max(counts) == 1)
-
-
-def test_each_colour_is_integrated_with_its_own_number_of_points() -> None:
-    soft = torch.exp(-(AXIS[:, None] ** 2 + AXIS[None, :] ** 2) / (0.5 * RADIUS) ** 2)
-    pupil = soft.to(torch.complex128).expand(3, -1, -1)
-    together = psf.pixel_integrated_psf(pupil, AXIS, WAVELENGTHS, DISTANCE, 21, SPOT / 2, (1, 2, 3))
-    for colour, count in enumerate((1, 2, 3)):
-        part = slice(colour, colour + 1)
-        alone = psf.pixel_integrated_psf(pupil[part], AXIS, WAVELENGTHS[part], DISTANCE, 21, SPOT / 2, count)
-        torch.testing.assert_close(together[part], alone)
 
 
 def test_each_channel_is_normalised_by_itself() -> None:

@@ -12,7 +12,6 @@ from phaseveil.optics.sensor import (
     expose,
     linear_to_srgb,
     noise_variance,
-    quantise,
     srgb_to_linear,
 )
 
@@ -92,11 +91,31 @@ def test_light_above_the_full_well_saturates() -> None:
 @pytest.mark.parametrize("bits", [1, 3, 8])
 def test_quantisation_has_its_levels_and_lets_the_gradient_through(bits: int) -> None:
     signal = torch.linspace(0, 1, 5000, requires_grad=True)
-    levels = quantise(signal, bits)
+    levels = expose(signal, SensorConfig(exposure=1.0, bits=bits))
     assert len(levels.detach().unique()) == 2**bits
     assert (levels - signal).abs().max().item() <= 0.5 / (2**bits - 1) + 1e-6
     (gradient,) = torch.autograd.grad(levels.sum(), signal)
     assert torch.equal(gradient, torch.ones_like(signal))
+
+
+@pytest.mark.parametrize("exposure", [0.5, 0.9, 1.5])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_gradient_is_that_of_the_formula_without_the_rounding(exposure: float, noisy: bool) -> None:
+    config = SensorConfig(full_well=200, read_noise=2, exposure=exposure, bits=8)
+    light = torch.linspace(-0.1, 1.1, 400, dtype=torch.float64, requires_grad=True)
+    seeded = [torch.Generator().manual_seed(0) if noisy else None for _ in range(2)]
+    (found,) = torch.autograd.grad(expose(light, config, seeded[0]).sum(), light)
+
+    electrons = light * exposure * 200
+    if seeded[1] is not None:
+        noise = torch.randn(400, generator=seeded[1], dtype=torch.float64)
+        electrons = electrons + noise * (electrons.clamp_min(0) + 4 + 1e-6).sqrt()
+    smooth = (electrons / 200).clamp(0, 1) / exposure
+    (expected,) = torch.autograd.grad(smooth.clamp_max(1).sum(), light)
+    inside = ((smooth - 1).abs() > 1 / 255 / exposure) & (light > 0)  # rounding moves the edge of white by half a step
+    torch.testing.assert_close(found[inside], expected[inside])
+    assert inside.sum() > 250
+    assert not found[light > 1.05].any() or noisy
 
 
 @pytest.mark.parametrize(

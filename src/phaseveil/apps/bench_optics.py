@@ -109,9 +109,7 @@ def _pupil(phase: Tensor) -> Tensor:
 
 def _ours(phase: Tensor) -> NDArray[np.float64]:
     wavelengths = torch.tensor(WAVELENGTHS)
-    return psf.pixel_integrated_psf(
-        _pupil(phase), _axis(), wavelengths, DISTANCE, DETECTOR_SAMPLES, SPACING, per_pixel=1
-    ).numpy()
+    return psf.sampled_psf(_aperture(), phase, _axis(), wavelengths, DISTANCE, DETECTOR_SAMPLES, SPACING).numpy()
 
 
 def _plain(phase: Tensor) -> NDArray[np.float64]:

@@ -34,10 +34,9 @@ class Bench:
 
     @property
     def per_pixel(self) -> int:
-        """Cells per pixel and axis that sample every colour's intensity at its Nyquist pitch."""
-        config = self.config
-        pitch = config.pixel_pitch(self.size)
-        return max(psf.samples_per_pixel(pitch, config.wavelengths, config.image_distance, config.aperture_radius))
+        """Cells per pixel and axis, none wider than the Nyquist pitch λz/(4a) of any colour's intensity."""
+        nyquist = min(self.config.wavelengths) * self.config.f_number / 2
+        return math.ceil(self.config.pixel_pitch(self.size) / nyquist)
 
 
 def bench_of(config: CameraConfig, pitch: float, distance: float | None = None) -> Bench:
@@ -82,13 +81,13 @@ def cell_shares(camera: PhaseMaskCamera, bench: Bench, coefficients: Tensor, til
         plane = slope[0] * camera.pupil_axis[:, None] + slope[1] * camera.pupil_axis[None, :]
         phase = phase + (2 * math.pi / camera.wavelengths)[:, None, None] * plane
     return psf.pixel_integrated_psf(
-        torch.polar(camera.aperture.expand_as(phase), phase),
+        camera.aperture,
+        phase,
         camera.pupil_axis,
         camera.wavelengths,
         bench.config.image_distance,
         (bench.pixels + 2 * MARGIN) * per_pixel,
         bench.config.pixel_pitch(bench.size) / per_pixel,
-        1,
     )
 
 

@@ -23,7 +23,6 @@ from phaseveil.optics.zernike import FIRST_MODE, zernike_basis
 
 SHORTEST, LONGEST = 1e-6, 1e6  # metres; beyond, arithmetic breaks down before any lens does
 MOST_VALUES = 300_000_000  # of the modes' table, 8 bytes each while it is made; files from strangers choose its size
-MOST_POINTS = 8192  # a side, at which a PSF is sampled
 FAMILY_FIELDS = ("family_size", "training_draws")
 
 
@@ -280,22 +279,20 @@ class PhaseMaskCamera(ConvolutionCamera):
         phase = self.pupil_phase(coefficients)
         self.check_sampling(phase)
         config, pitch = self.config, self.config.pixel_pitch(size)
-        per_pixel = psf.samples_per_pixel(pitch, config.wavelengths, config.image_distance, config.aperture_radius)
-        if max(per_pixel) * config.psf_pixels(size) > MOST_POINTS:
+        period = min(config.wavelengths) * config.image_distance * config.pupil_samples / (2 * config.aperture_radius)
+        if pitch > period:
             raise OpticsError(
-                f"a pixel of {pitch * 1e6:.3g} µm needs {max(per_pixel)} points a side; "
-                "choose a narrower frame or aperture"
+                f"a pixel of {pitch * 1e6:.3g} µm is wider than the {period * 1e6:.3g} µm after which the pattern of "
+                f"{config.pupil_samples} pupil samples repeats; choose a narrower frame or more pupil_samples"
             )
-        # Not torch.polar: its gradient takes longer than that of cosine and sine.
-        pupil = torch.complex(self.aperture * torch.cos(phase), self.aperture * torch.sin(phase))
         return psf.pixel_integrated_psf(
-            pupil,
+            self.aperture,
+            phase,
             self.pupil_axis,
             self.wavelengths,
             config.image_distance,
             config.psf_pixels(size),
             pitch,
-            per_pixel,
         )
 
     def psf(self, size: int) -> Tensor:

@@ -28,8 +28,3 @@ def circular_aperture(samples: int, subsamples: int = 8) -> Tensor:
         inside = (rows[:, None] ** 2 + fine[None, :] ** 2 <= 1).to(torch.float64)
         bands.append(torch.nn.functional.avg_pool2d(inside[None, None], subsamples)[0, 0])
     return torch.cat(bands).to(torch.float32)
-
-
-def pixel_axis(pixels: int, pitch: float, per_pixel: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Positions of ``per_pixel`` points in each of ``pixels`` pixels, metres. Shape ``(pixels * per_pixel,)``."""
-    return centred_axis(pixels * per_pixel, pitch / per_pixel, dtype)

@@ -50,10 +50,10 @@ def steepest_phase_step(phase: Tensor, aperture: Tensor) -> float:
         phase: Unwrapped phase, radians. Shape ``(L, N, N)``.
         aperture: Transmission, 0 outside. Shape ``(N, N)``.
     """
-    inside, values = aperture > 0, phase.detach()
-    along_x = (values.diff(dim=-1).abs() * (inside[:, 1:] & inside[:, :-1])).max()
-    along_y = (values.diff(dim=-2).abs() * (inside[1:] & inside[:-1])).max()
-    return torch.maximum(along_x, along_y).item()
+    inside, values = (aperture > 0).to(phase.dtype), phase.detach()
+    steps = values.diff(dim=-1).mul_(inside[:, 1:] * inside[:, :-1]), values.diff(dim=-2).mul_(inside[1:] * inside[:-1])
+    ends = torch.stack([end for step in steps for end in step.aminmax()])
+    return ends.abs().max().item()
 
 
 def check_phase_sampling(phase: Tensor, aperture: Tensor) -> None:
@@ -168,9 +168,55 @@ def intensity_quadrants(
     even, odd = _along_y(even, cosine), _along_y(odd, sine)
     even_odd, odd_even = _along_y(even_odd, sine), _along_y(odd_even, cosine)
     return Quadrants(
-        *_Opposite.apply(even - odd, odd_even + even_odd),
-        *_Opposite.apply(even + odd, odd_even - even_odd),
+        *_opposite(even - odd, odd_even + even_odd),
+        *_opposite(even + odd, odd_even - even_odd),
     )
+
+
+def periodic_intensity(amplitude: Tensor, phase: Tensor, size: int) -> Tensor:
+    r"""Intensity over one period λz/Δx of the pattern of a sampled pupil, on ``size`` samples an axis.
+
+    .. math:: I_{mn} = \Big|\sum_{x, y} A_{yx}\,e^{i\phi_{yx}}\,e^{-2\pi i (n x + m y) / size}\Big|^2
+
+    Args:
+        amplitude: Transmission of the pupil. Shape ``(N, N)``.
+        phase: Radians. Shape ``(N, N)``.
+        size: At least 2N - 1, so that the samples hold all of the intensity.
+
+    Returns:
+        The middle of the image first. Shape ``(size, size)``; differentiable once.
+    """
+    intensity: Tensor = _PeriodicIntensity.apply(amplitude, phase, size)
+    return intensity
+
+
+class _PeriodicIntensity(torch.autograd.Function):
+    """Two transforms forward, two back; cosine and sine are kept for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, amplitude: Tensor, phase: Tensor, size: int) -> Tensor:
+        cosine, sine = torch.cos(phase), torch.sin(phase)
+        pupil = torch.complex(amplitude * cosine, amplitude * sine)
+        field = torch.fft.fft(torch.fft.fft(pupil, n=size), n=size, dim=-2)
+        ctx.save_for_backward(amplitude, cosine, sine, field)
+        real, imaginary = torch.view_as_real(field).unbind(-1)
+        return (real * real).addcmul_(imaginary, imaginary)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        amplitude, cosine, sine, field = ctx.saved_tensors
+        samples = len(amplitude)
+        rows = torch.fft.ifft(field * gradient, dim=-2, norm="forward")[:samples]
+        real, imaginary = torch.view_as_real(torch.fft.ifft(rows, norm="forward"))[:, :samples].unbind(-1)
+        of_phase = (cosine * imaginary).addcmul_(sine, real, value=-1).mul_(amplitude).mul_(2)
+        of_amplitude = (cosine * real).addcmul_(sine, imaginary).mul_(2) if ctx.needs_input_grad[0] else None
+        return of_amplitude, of_phase, None
+
+
+def transform_both(values: Tensor, kernel: Tensor) -> Tensor:
+    """Transform both axes of ``(M, M)`` by a real ``(U, M)``: ``(U, U)``. Quickest where columns lie together."""
+    return _along_y(_along_x(values.mT[None], kernel), kernel)[0].mT
 
 
 def _parities(field: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -229,24 +275,8 @@ def _pointwise(image: Tensor, kernel: Tensor) -> Tensor:
     return torch.mkldnn_convolution(image, kernel[:, :, None, None], None, (0, 0), (1, 1), (1, 1), 1)
 
 
-class _Opposite(torch.autograd.Function):
+def _opposite(p: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     """|p - i r|² and |p + i r|² of complex numbers, real part first: ``(2, ...)`` twice → ``(...)`` twice."""
-
-    @staticmethod
-    def forward(ctx: Any, p: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(p, r)
-        same = (p[0] * p[0]).addcmul_(p[1], p[1]).addcmul_(r[0], r[0]).addcmul_(r[1], r[1])
-        cross = (p[0] * r[1]).addcmul_(p[1], r[0], value=-1)
-        return torch.add(same, cross, alpha=2), same.sub_(cross, alpha=2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, minus: Tensor, plus: Tensor) -> tuple[Tensor, Tensor]:
-        p, r = ctx.saved_tensors
-        same, cross = (minus + plus).mul_(2), (minus - plus).mul_(2)
-        of_p, of_r = p * same, r * same
-        of_p[0].addcmul_(r[1], cross)
-        of_p[1].addcmul_(r[0], cross, value=-1)
-        of_r[0].addcmul_(p[1], cross, value=-1)
-        of_r[1].addcmul_(p[0], cross)
-        return of_p, of_r
+    same = (p[0] * p[0]).addcmul_(p[1], p[1]).addcmul_(r[0], r[0]).addcmul_(r[1], r[1])
+    cross = (p[0] * r[1]).addcmul_(p[1], r[0], value=-1)
+    return torch.add(same, cross, alpha=2), same.sub_(cross, alpha=2)

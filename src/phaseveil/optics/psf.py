@@ -1,7 +1,6 @@
 """Point spread functions on the sensor's pixels, and their transfer functions."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,106 +9,110 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from phaseveil.optics import grid
-from phaseveil.optics.propagation import Quadrants, intensity_quadrants
-
-
-def samples_per_pixel(pitch: float, wavelengths: Sequence[float], distance: float, radius: float) -> list[int]:
-    """Points per pixel and axis that sample each colour's intensity at least at its Nyquist pitch λz/(4a).
-
-    Where one colour needs several, all get two at least: the pixel is integrated over for all or for none.
-    """
-    counts = [max(1, math.ceil(pitch * 4 * radius / (wavelength * distance))) for wavelength in wavelengths]
-    return [max(count, min(2, max(counts))) for count in counts]
+from phaseveil.optics.propagation import intensity_quadrants, periodic_intensity, transform_both
 
 
 def pixel_integrated_psf(
-    pupil: Tensor,
+    amplitude: Tensor,
+    phase: Tensor,
     pupil_axis: Tensor,
     wavelengths: Tensor,
     distance: float,
     pixels: int,
     pitch: float,
-    per_pixel: int | Sequence[int],
 ) -> Tensor:
-    r"""Share of a point's light that each pixel collects.
+    r"""Share of a point's light that each pixel collects, integrated over the pixel exactly.
 
     .. math:: H_\lambda = \int_{pixel} |FT\{A e^{i\phi}\}|^2 \Big/ \int |A|^2
 
+    The intensity of N pupil samples is a sum of 2N - 1 harmonics of its period λz/Δx (its transform is the pupil's
+    autocorrelation): as many samples hold all of it, and a pixel's integral is a sinc of each harmonic.
+
     Args:
-        pupil: Complex field in the pupil. Shape ``(L, N, N)``.
-        pupil_axis: Positions in the pupil, metres, symmetric about 0. Shape ``(N,)``.
+        amplitude: Transmission of the pupil, 0 to 1. Shape ``(N, N)``.
+        phase: Radians, for each colour. Shape ``(L, N, N)``.
+        pupil_axis: Positions in the pupil, metres, evenly spaced, symmetric about 0. Shape ``(N,)``.
         wavelengths: Metres. Shape ``(L,)``.
         distance: Pupil to sensor, metres.
         pixels: Pixels of the window and axis.
         pitch: Pixel pitch, metres.
-        per_pixel: Points per pixel and axis of the midpoint rule, for each colour or for all.
 
     Returns:
-        Shares; each channel sums to the energy that the window holds, at most 1. Shape ``(L, pixels, pixels)``.
+        Shares; each channel sums to the energy that the window holds, at most 1; differentiable once. Shape
+        ``(L, pixels, pixels)``.
     """
-    counts = [per_pixel] * len(pupil) if isinstance(per_pixel, int) else per_pixel
-    spacing = pupil_axis[1] - pupil_axis[0]
-    amplitude = pitch / (torch.linalg.vector_norm(torch.view_as_real(pupil), dim=(-3, -2, -1)) * spacing)
+    samples = phase.shape[-1]
+    spacing = (pupil_axis[-1] - pupil_axis[0]).item() / (samples - 1)
+    size = fast_fft_size(2 * samples - 1)
+    energy = amplitude.square().sum()
     found: list[Tensor] = []
     # Colour by colour: one fits into the cache.
-    for field, wavelength, scale, count in zip(pupil, wavelengths, amplitude, counts, strict=True):
-        sensor_axis = grid.pixel_axis(pixels, pitch, count, pupil_axis.dtype).to(pupil_axis.device)
-        onward = sensor_axis[len(sensor_axis) // 2 :]
-        points = intensity_quadrants(field * scale, pupil_axis, onward, wavelength, distance)
-        found += _pixels_of(points, pixels, count)
-    joined: Tensor = _Joined.apply(pixels, *found)
-    return joined
+    for delay, wavelength in zip(phase, wavelengths.tolist(), strict=True):
+        period = wavelength * distance / spacing
+        gather = _pixels_from_period(pixels, pitch / period, samples, size, phase.dtype).to(phase.device)
+        shares = transform_both(periodic_intensity(amplitude, delay, size), gather)
+        found.append(shares * ((pitch / period) ** 2 / energy))
+    return torch.stack(found)
 
 
-def _pixels_of(points: Quadrants, pixels: int, per_pixel: int) -> Quadrants:
-    """Mean of the points of each pixel; the middle line of an odd number of pixels is shared among the quadrants."""
-    found = points.right_down.shape[-1]
-    missing = (pixels + 1) // 2 * per_pixel - found  # of the middle pixel, which belongs to all quadrants in part
-    if pixels * per_pixel % 2:  # a point on the axis belongs to two quadrants: half of it to each
-        half = torch.ones(found, dtype=points.right_down.dtype, device=points.right_down.device)
-        half[0] = 0.5
-        points = Quadrants(*(quadrant * half * half[:, None] for quadrant in points))
-    if per_pixel > 1:
-        padding = (missing, 0, missing, 0)
-        points = Quadrants(
-            *(functional.avg_pool2d(functional.pad(part, padding)[None], per_pixel)[0] for part in points)
-        )
-    return points
+def _pixels_from_period(pixels: int, pitch: float, harmonics: int, size: int, dtype: torch.dtype) -> Tensor:
+    """Mean over each pixel, along one axis, of an intensity that is sampled over one period from its middle on.
 
+    Args:
+        pixels: Number, symmetric about the middle.
+        pitch: Of the pixels, share of the period.
+        harmonics: Number of the intensity's harmonics, the constant one included.
+        size: Number of samples.
+        dtype: Of the result.
 
-class _Joined(torch.autograd.Function):
-    """Quadrants of each colour in turn, put together in rising order; what they share on the axes adds up.
-
-    ``(pixels + 1) // 2`` square each → ``(L, pixels, pixels)``.
+    Returns:
+        Shape ``(pixels, size)``.
     """
+    order = torch.arange(size // 2 + 1, dtype=torch.float64)
+    turns = grid.centred_axis(pixels, pitch, torch.float64)[:, None] * order
+    angle = (-2 * math.pi * (turns - turns.round())).to(dtype)  # without whole turns, which cost digits
+    weight = (torch.sinc(order * pitch) * (order < harmonics)).to(dtype)
+    return torch.fft.irfft(torch.complex(weight * torch.cos(angle), weight * torch.sin(angle)), n=size)
 
-    @staticmethod
-    def forward(ctx: Any, pixels: int, *quadrants: Tensor) -> Tensor:
-        half, shared = pixels // 2, pixels % 2
-        joined = quadrants[0].new_empty(len(quadrants) // 4, pixels, pixels)
-        ctx.ahead, ctx.behind = slice(half, None), slice(0, half + shared)
-        for number, whole in enumerate(joined):
-            right_down, left_up, right_up, left_down = quadrants[4 * number : 4 * number + 4]
-            whole[half:, half:] = right_down
-            whole[half:, :half] = left_down[:, shared:].flip(1)
-            whole[:half, half:] = right_up[shared:].flip(0)
-            whole[:half, :half] = left_up[shared:, shared:].flip(0, 1)
-            if shared:
-                whole[half:, half] += left_down[:, 0]
-                whole[half, half:] += right_up[0]
-                whole[half, :half] += left_up[0, 1:].flip(0)
-                whole[: half + 1, half] += left_up[:, 0].flip(0)
-        return joined
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        ahead, behind = ctx.ahead, ctx.behind
-        of_quadrants: list[Tensor] = []
-        for whole in gradient:
-            of_quadrants += whole[ahead, ahead], whole[behind, behind].flip(0, 1)
-            of_quadrants += whole[behind, ahead].flip(0), whole[ahead, behind].flip(1)
-        return None, *of_quadrants
+def sampled_psf(
+    amplitude: Tensor,
+    phase: Tensor,
+    pupil_axis: Tensor,
+    wavelengths: Tensor,
+    distance: float,
+    points: int,
+    pitch: float,
+) -> Tensor:
+    """Share of a point's light on pixels so small that the intensity in their middle stands for all of each.
+
+    Args:
+        amplitude: Transmission of the pupil, 0 to 1. Shape ``(N, N)``.
+        phase: Radians, for each colour. Shape ``(L, N, N)``.
+        pupil_axis: Positions in the pupil, metres, evenly spaced, symmetric about 0. Shape ``(N,)``.
+        wavelengths: Metres. Shape ``(L,)``.
+        distance: Pupil to sensor, metres.
+        points: Points of the window and axis.
+        pitch: From one to the next, metres; :func:`pixel_integrated_psf` is for those above λz/(4a).
+
+    Returns:
+        Intensity times pitch², over the pupil's energy. Shape ``(L, points, points)``.
+    """
+    spacing = pupil_axis[1] - pupil_axis[0]
+    # Not torch.polar: its gradient takes longer than that of cosine and sine.
+    pupil = torch.complex(amplitude * torch.cos(phase), amplitude * torch.sin(phase))
+    pupil = pupil * (pitch / (amplitude.norm() * spacing))
+    half, shared = points // 2, points % 2
+    onward = grid.centred_axis(points, pitch, pupil_axis.dtype).to(pupil_axis.device)[half:]
+    found = pupil_axis.new_empty(len(pupil), points, points)
+    for number, (field, wavelength) in enumerate(zip(pupil, wavelengths, strict=True)):
+        quadrants = intensity_quadrants(field, pupil_axis, onward, wavelength, distance)
+        whole = found[number]
+        whole[half:, half:] = quadrants.right_down
+        whole[half:, :half] = quadrants.left_down[:, shared:].flip(1)
+        whole[:half, half:] = quadrants.right_up[shared:].flip(0)
+        whole[:half, :half] = quadrants.left_up[shared:, shared:].flip(0, 1)
+    return found
 
 
 def normalise_energy(psf: Tensor) -> Tensor:
@@ -128,8 +131,8 @@ def optical_transfer_function(psf: Tensor, size: int) -> Tensor:
         Complex. Shape ``(L, size, size // 2 + 1)``.
     """
     support = psf.shape[-1]
-    padded = functional.pad(psf, (0, size - support, 0, size - support))
-    return torch.fft.rfft2(torch.roll(padded, (-(support // 2), -(support // 2)), dims=(-2, -1)))
+    lines = torch.fft.rfft(torch.roll(functional.pad(psf, (0, size - support)), -(support // 2), dims=-1))
+    return torch.fft.fft(torch.roll(functional.pad(lines, (0, 0, 0, size - support)), -(support // 2), dims=-2), dim=-2)
 
 
 def fast_fft_size(at_least: int) -> int:
@@ -195,7 +198,7 @@ class _LinearConvolution(torch.autograd.Function):
                 if of_transfer.ndim == image.ndim:
                     of_transfer[part] = product
                 else:
-                    of_transfer += product.sum(dim=0)
+                    of_transfer += product[0] if len(product) == 1 else product.sum(dim=0)
             if of_image is not None:
                 rows = torch.fft.ifft(spectrum.mul_(_of(transfer, part).conj()), dim=-2)
                 wide = torch.fft.irfft(_gathered(rows, margin, height, dim=-2), n=size, dim=-1)

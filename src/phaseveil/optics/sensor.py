@@ -1,5 +1,6 @@
 """The sensor: linear light to electrons, noise, quantisation; and the sRGB curve on either side of it."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,14 +99,40 @@ def expose(light: Tensor, config: SensorConfig, generator: torch.Generator | Non
         generator: Source of the noise, on the light's device; ``None`` gives the noiseless read-out.
 
     Returns:
-        Linear light, 0 to 1, of the same shape; the gradient passes straight through the quantisation.
+        Linear light, 0 to 1, of the same shape; differentiable once, the gradient passes straight through the
+        quantisation.
     """
-    electrons = light.clamp_min(0).mul_(config.exposure * config.full_well)
+    noise = None
     if generator is not None:
         noise = torch.randn(light.shape, generator=generator, device=light.device, dtype=light.dtype)
-        electrons = torch.addcmul(electrons, noise, (electrons + (config.read_noise**2 + 1e-6)).sqrt_())
-    filled = electrons.div_(config.full_well).clamp_(0, 1)
-    return quantise(filled, config.bits).div_(config.exposure).clamp_max_(1)
+    reading: Tensor = _ReadOut.apply(light, noise, config)
+    return reading
+
+
+class _ReadOut(torch.autograd.Function):
+    """To the gradient rounding is the identity [Bengio et al. 2013, arXiv 1308.3432]; what is cut off has none."""
+
+    @staticmethod
+    def forward(ctx: Any, light: Tensor, noise: Tensor | None, config: SensorConfig) -> Tensor:
+        steps, slope = 2**config.bits - 1, None
+        electrons = light * (config.exposure * config.full_well)
+        if noise is not None:
+            spread = electrons.clamp_min(0).add_(config.read_noise**2 + 1e-6).sqrt_()
+            electrons.addcmul_(noise, spread)
+            if ctx.needs_input_grad[0]:
+                slope = (noise / spread).mul_(0.5).add_(1)
+        filled = electrons.div_(config.full_well)
+        ctx.save_for_backward(filled, slope)
+        # Up to here a level is not above white.
+        ctx.limit = min(1.0, (math.floor(config.exposure * steps) + 0.5) / steps)
+        return filled.clamp(0, 1).mul_(steps).round_().div_(steps).div_(config.exposure).clamp_max_(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        filled, slope = ctx.saved_tensors
+        passed = gradient * (filled.clamp(0, ctx.limit) == filled)
+        return passed if slope is None else passed.mul_(slope), None, None
 
 
 def noise_variance(config: SensorConfig, light: float) -> float:
@@ -116,25 +143,3 @@ def noise_variance(config: SensorConfig, light: float) -> float:
     white = config.exposure * config.full_well
     step = 1 / ((2**config.bits - 1) * config.exposure)
     return (light * white + config.read_noise**2) / white**2 + step**2 / 12
-
-
-def quantise(signal: Tensor, bits: int) -> Tensor:
-    """Round to the converter's levels; straight-through gradient [Bengio et al. 2013, arXiv 1308.3432].
-
-    Args:
-        signal: 0 to 1. Any shape.
-        bits: Levels are ``2**bits``.
-    """
-    return _Quantise.apply(signal, 2**bits - 1)
-
-
-class _Quantise(torch.autograd.Function):
-    """Rounding that is the identity to the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, signal: Tensor, steps: int) -> Tensor:
-        return (signal * steps).round_().div_(steps)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
