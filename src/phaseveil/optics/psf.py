@@ -51,7 +51,7 @@ def pixel_integrated_psf(
         period = wavelength * distance / spacing
         gather = _pixels_from_period(pixels, pitch / period, samples, size, phase.dtype).to(phase.device)
         shares = transform_both(periodic_intensity(amplitude, delay, size), gather)
-        found.append(shares * ((pitch / period) ** 2 / energy))
+        found.append(shares.clamp_min(0) * ((pitch / period) ** 2 / energy))  # rounding may pass below no light
     return torch.stack(found)
 
 
