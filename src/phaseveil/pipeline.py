@@ -26,7 +26,7 @@ from phaseveil.optics.camera import Camera, load_camera
 
 NOISE_STREAM = 0x6E6F6973
 MEAN_STREAM, MEAN_LATENTS = 0x6D65616E, 1024
-STRENGTH = 0.8  # of latent styles: at 1, twice as many new faces have a broken eye, mouth or outline
+STRENGTH = 0.8  # of latent styles: at 1, more new faces have a broken eye, mouth or outline
 
 ImageLike = Image.Image | ImageArray | str | Path
 
