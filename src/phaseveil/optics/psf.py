@@ -87,11 +87,7 @@ def sampled_psf(
     """Share of a point's light on pixels so small that the intensity in their middle stands for all of each.
 
     Args:
-        amplitude: Transmission of the pupil, 0 to 1. Shape ``(N, N)``.
-        phase: Radians, for each colour. Shape ``(L, N, N)``.
-        pupil_axis: Positions in the pupil, metres, evenly spaced, symmetric about 0. Shape ``(N,)``.
-        wavelengths: Metres. Shape ``(L,)``.
-        distance: Pupil to sensor, metres.
+        amplitude, phase, pupil_axis, wavelengths, distance: As in :func:`pixel_integrated_psf`.
         points: Points of the window and axis.
         pitch: From one to the next, metres; :func:`pixel_integrated_psf` is for those above λz/(4a).
 
