@@ -1,6 +1,7 @@
 """Speed of the engines of ``phaseveil anonymize --engine`` on the pair of networks, without camera and files.
 
     python -m bench.engines --rounds 100
+    python -m bench.engines --quality val --faces 96      # instead: FD and LM of what they draw
 
 All engines live in one process and take turns, each round in another order, so that whatever else the machine does
 hits them alike; ratios are medians over rounds of PyTorch's time over the engine's. The networks' inputs are faces
@@ -17,12 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from phaseveil.apps.evaluate_measure import DETECTORS
 from phaseveil.apps.export import export_onnx, pair_of, samples
+from phaseveil.data.image_io import list_images, read_image, resize, to_array, to_tensor
 from phaseveil.engines.engine import Engine
 from phaseveil.engines.export import Samples, Settings, named_tensors
 from phaseveil.engines.files import PAIR_FILE
 from phaseveil.engines.onnx_runtime import OnnxRuntimeEngine
 from phaseveil.engines.open_vino import OpenVinoEngine
+from phaseveil.metrics.detection import detection_score, find_faces
 from phaseveil.pipeline import PhaseVeil
 
 LARGE = 16
@@ -34,11 +38,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100, help="at batch 1; a tenth of it at batch 16")
     parser.add_argument("--weights", type=Path, help="folder of weights; the bundled ones by default")
     parser.add_argument("--int8", action="store_true", help="also files with int8 convolutions")
+    parser.add_argument("--quality", type=Path, help="folder of aligned crops: detection of new faces, no speed")
+    parser.add_argument("--faces", type=int, default=96, help="of that folder, evenly spread")
     arguments = parser.parse_args()
 
     pipeline = PhaseVeil.from_pretrained(arguments.weights)
     given = samples(pipeline)
     with tempfile.TemporaryDirectory() as folder:
+        if arguments.quality:
+            engines = open_engines(pipeline, Path(folder), ("fp32", "fp16", "int8"))
+            print(quality(pipeline, engines, arguments.quality, arguments.faces))
+            return
         engines = open_engines(pipeline, Path(folder), ("fp32", "int8") if arguments.int8 else ("fp32",))
         single = measure(engines, given, 1, arguments.rounds)
         large = measure(engines, given, LARGE, max(arguments.rounds // 10, 2))
@@ -90,6 +100,33 @@ def deviations(pipeline: PhaseVeil, engines: dict[str, Engine], given: Samples) 
     exact = named_tensors(pair_of(pipeline), given.acquisitions, given.styles)["face"]
     found = {name: (engine.redraw(*given).face - exact).abs() for name, engine in engines.items()}
     return {name: f"{error.max():.1e}, {error.mean():.1e}" for name, error in found.items()}
+
+
+def quality(pipeline: PhaseVeil, engines: dict[str, Engine], folder: Path, faces: int) -> str:
+    """Markdown, a row an engine: distance from PyTorch in float32, FD and LM against the sources, a style each."""
+    files = sorted(list_images([folder]))
+    crops = [resize(read_image(file), pipeline.size) for file in files[:: max(len(files) // faces, 1)][:faces]]
+    seeds = range(len(crops))
+    given = Samples(
+        pipeline.acquire(torch.stack([to_tensor(crop) for crop in crops]), seeds).cpu(),
+        pipeline.latent_styles(seeds).cpu(),
+    )
+    batches = [Samples(*parts) for parts in zip(*(values.split(LARGE) for values in given), strict=True)]
+    exact = torch.cat([named_tensors(pair_of(pipeline), *batch)["face"] for batch in batches])
+    drawn = {"torch fp32": exact}
+    drawn |= {name: torch.cat([engine.redraw(*batch).face for batch in batches]) for name, engine in engines.items()}
+    readers = {name: make() for name, (_, make) in DETECTORS.items()}
+    found = {name: find_faces(crops, reader) for name, reader in readers.items()}
+    heads = [f"{figure}, {name}" for name in readers for figure in ("FD", "LM, px")]
+    rows = [f"| engine, {len(crops)} faces | from torch fp32: max, mean | {' | '.join(heads)} |", "|---" * 6 + "|"]
+    for engine, new in drawn.items():
+        error = (new.float() - exact).abs()
+        cells = [f"{error.max():.1e}, {error.mean():.1e}"]
+        for name, reader in readers.items():
+            score = detection_score(found[name], find_faces([to_array(face) for face in new.float()], reader))
+            cells += [f"{score.fd:.3f}", f"{score.lm:.2f}"]
+        rows.append(f"| {engine} | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def table(single: dict[str, np.ndarray], large: dict[str, np.ndarray], deviation: dict[str, str]) -> str:
