@@ -85,8 +85,8 @@ def to_int8(model: Any, calibration: Sequence[Feed]) -> Any:
         return load(str(path))
 
 
-# Measured on 96 held-out CelebA faces (python -m bench.engines --quality): fp16 at most 0.012, mean 0.0002; int8 at most
-# 0.46, mean 0.011. FD is 1.000 in all of them; LM by MTCNN and dlib is 2.69 and 2.41 px of 256 in fp32, 2.69 and 2.38 in
+# Measured on 96 held-out CelebA faces (python -m bench.engines --quality): fp16 at most 0.012, mean 0.0002; int8 at
+# most 0.46, mean 0.011. FD is 1.000 in all; LM by MTCNN and dlib is 2.69 and 2.41 px of 256 in fp32, 2.69 and 2.38 in
 # fp16, 2.68 and 2.40 in int8.
 PRECISIONS = {
     "fp32": Precision(as_it_is, largest=2e-3, mean=2e-3),
