@@ -1,4 +1,4 @@
-"""Speed of the engines of ``phaseveil anonymize --engine`` on the pair of networks, without camera and files.
+"""Speed, or quality, of the engines of ``phaseveil anonymize --engine`` on the pair of networks, without files.
 
     python -m bench.engines --rounds 100
     python -m bench.engines --quality val --faces 96      # instead: FD and LM of what they draw
@@ -43,12 +43,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     pipeline = PhaseVeil.from_pretrained(arguments.weights)
-    given = samples(pipeline)
     with tempfile.TemporaryDirectory() as folder:
         if arguments.quality:
             engines = open_engines(pipeline, Path(folder), ("fp32", "fp16", "int8"))
             print(quality(pipeline, engines, arguments.quality, arguments.faces))
             return
+        given = samples(pipeline)
         engines = open_engines(pipeline, Path(folder), ("fp32", "int8") if arguments.int8 else ("fp32",))
         single = measure(engines, given, 1, arguments.rounds)
         large = measure(engines, given, LARGE, max(arguments.rounds // 10, 2))
