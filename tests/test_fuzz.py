@@ -322,10 +322,10 @@ def test_a_damaged_cache_is_made_anew(prepared: Path, tmp_path: Path) -> None:
         assert np.array_equal(load_faces(tmp_path, "train", 16).images, sound)
 
 
-def test_three_pixels_wider_than_the_pattern_of_the_pupils_samples_are_refused() -> None:
+def test_pixels_wider_than_the_pattern_of_the_pupils_samples_are_refused() -> None:
     camera = load_camera("identity")
     wide = replace(camera.config, frame_width=4000.0, psf_support=1e-6, pupil_samples=64)
-    with pytest.raises(OpticsError, match=r"PSF window of .* repeats itself with 64 pupil samples; set"):
+    with pytest.raises(OpticsError, match=r"wider than the .* repeats; choose a narrower frame or more pupil_s"):
         build_camera(wide).psf(64)
 
 

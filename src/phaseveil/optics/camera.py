@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from phaseveil import checkpoint
 from phaseveil.config import from_mapping, load_config, to_mapping
-from phaseveil.errors import ConfigError, InputError
+from phaseveil.errors import ConfigError, InputError, OpticsError
 from phaseveil.optics import grid, propagation, psf
 from phaseveil.optics.departure import MaskDeparture
 from phaseveil.optics.materials import index_contrast
@@ -249,13 +249,9 @@ class PhaseMaskCamera(ConvolutionCamera):
         constants["focus_phase_per_dioptre"] = propagation.defocus_phase(radius_squared, constants["wavelengths"], 1.0)
         for name, value in constants.items():
             self.register_buffer(name, value.to(torch.float32), persistent=False)
-        self._check_window(config.psf_support * config.sensor_width)
-
-    def _check_window(self, width: float) -> None:
-        """Refuse a PSF window, metres, that is wider than the period of the sampled pupil's pattern (OpticsError)."""
-        config = self.config
+        window = config.psf_support * config.sensor_width
         propagation.check_window(
-            config.pupil_samples, 2 * config.aperture_radius, width, min(config.wavelengths), config.image_distance
+            samples, 2 * config.aperture_radius, window, min(config.wavelengths), config.image_distance
         )
 
     def height_map(self, coefficients: Tensor | None = None) -> Tensor:
@@ -282,15 +278,20 @@ class PhaseMaskCamera(ConvolutionCamera):
         """PSF before normalisation: each channel sums to the share of the energy inside the window."""
         phase = self.pupil_phase(coefficients)
         self.check_sampling(phase)
-        config, pixels, pitch = self.config, self.config.psf_pixels(size), self.config.pixel_pitch(size)
-        self._check_window(pixels * pitch)  # whole pixels, three at least: wider than psf_support in small frames
+        config, pitch = self.config, self.config.pixel_pitch(size)
+        period = min(config.wavelengths) * config.image_distance * config.pupil_samples / (2 * config.aperture_radius)
+        if pitch > period:
+            raise OpticsError(
+                f"a pixel of {pitch * 1e6:.3g} µm is wider than the {period * 1e6:.3g} µm after which the pattern of "
+                f"{config.pupil_samples} pupil samples repeats; choose a narrower frame or more pupil_samples"
+            )
         return psf.pixel_integrated_psf(
             self.aperture,
             phase,
             self.pupil_axis,
             self.wavelengths,
             config.image_distance,
-            pixels,
+            config.psf_pixels(size),
             pitch,
         )
 
