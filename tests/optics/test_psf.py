@@ -139,6 +139,14 @@ def test_gradients_are_those_of_the_plain_transform(
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * other.abs().max().item())
 
 
+def test_a_psf_computed_in_inference_mode_leaves_gradients_to_later_ones() -> None:
+    phase, of = torch.zeros(1, SAMPLES, SAMPLES, dtype=torch.float64), (AXIS, WAVELENGTHS[:1], DISTANCE, 9, SPOT / 3)
+    with torch.inference_mode():
+        psf.pixel_integrated_psf(APERTURE, phase, *of)
+    psf.pixel_integrated_psf(APERTURE, phase.requires_grad_(), *of).square().sum().backward()
+    assert phase.grad is not None
+
+
 def test_energy_of_a_soft_pupil_lies_in_a_small_window() -> None:
     soft, flat = torch.exp(-(AXIS[:, None] ** 2 + AXIS[None, :] ** 2) / (0.3 * RADIUS) ** 2), torch.zeros_like(APERTURE)
     shares = psf.pixel_integrated_psf(soft, flat.expand(3, -1, -1), AXIS, WAVELENGTHS, DISTANCE, 41, SPOT / 2)

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from phaseveil.optics.grid import circular_aperture
-from phaseveil.optics.zernike import noll_to_radial_azimuthal, radial_polynomial, zernike, zernike_basis
+from phaseveil.optics.zernike import (
+    join_quarters,
+    noll_to_radial_azimuthal,
+    radial_polynomial,
+    zernike,
+    zernike_basis,
+    zernike_quarter,
+)
 
 # Noll 1976, table I: (n, m) of j = 1 … 22; even j cosine (m > 0), odd j sine (m < 0).
 NOLL = [
@@ -64,3 +71,13 @@ def test_rows_are_y_and_columns_x() -> None:
     assert torch.all(tilt_x.diff(dim=1) > 0)
     assert torch.all(tilt_y.diff(dim=0) > 0)
     torch.testing.assert_close(tilt_x, tilt_y.T)
+
+
+@pytest.mark.parametrize("samples", [16, 17])
+def test_quarters_mirrored_and_joined_are_the_modes(samples: int) -> None:
+    indices = range(1, 67)
+    quarter, signs = zernike_quarter(indices, samples)
+    assert quarter.shape == (66, (samples + 1) // 2, (samples + 1) // 2)
+    for number, mode in enumerate(zernike_basis(indices, samples)):
+        joined = join_quarters(signs[:, number, None, None] * quarter[number], samples)
+        torch.testing.assert_close(joined, mode, rtol=0, atol=1e-11)

@@ -19,7 +19,7 @@ from phaseveil.optics import grid, propagation, psf
 from phaseveil.optics.departure import MaskDeparture
 from phaseveil.optics.materials import index_contrast
 from phaseveil.optics.sensor import SensorConfig, expose, linear_to_srgb, srgb_to_linear
-from phaseveil.optics.zernike import FIRST_MODE, zernike_basis
+from phaseveil.optics.zernike import FIRST_MODE, join_quarters, zernike_quarter
 
 SHORTEST, LONGEST = 1e-6, 1e6  # metres; beyond, arithmetic breaks down before any lens does
 MOST_VALUES = 300_000_000  # of the modes' table, 8 bytes each while it is made; files from strangers choose its size
@@ -232,15 +232,18 @@ class PhaseMaskCamera(ConvolutionCamera):
         pitch = 2 * config.aperture_radius / samples
         axis = grid.centred_axis(samples, pitch, torch.float64)
         self.coefficients = nn.Parameter(torch.zeros(len(modes)))
-        self.basis: Tensor
+        self.modes: Tensor
+        self.mirror: Tensor
         self.aperture: Tensor
         self.pupil_axis: Tensor
         self.wavelengths: Tensor
         self.delta_n: Tensor
         self.focus_phase_per_dioptre: Tensor
+        aperture, (quarter, mirror) = grid.circular_aperture(samples), zernike_quarter(modes, samples)
         constants = {
-            "basis": zernike_basis(modes, samples),
-            "aperture": grid.circular_aperture(samples),
+            "modes": (quarter * (aperture[samples // 2 :, samples // 2 :] > 0)).flatten(1),
+            "mirror": mirror,
+            "aperture": aperture,
             "pupil_axis": axis,
             "wavelengths": torch.tensor(config.wavelengths, dtype=torch.float64),
             "delta_n": torch.tensor(index_contrast(config.material, config.wavelengths)),
@@ -263,7 +266,10 @@ class PhaseMaskCamera(ConvolutionCamera):
         coefficients = self.coefficients if coefficients is None else coefficients
         if self.departure is not None:
             coefficients = self.departure.of(coefficients)
-        return torch.einsum("m,mhw->hw", coefficients, self.basis) * (self.aperture > 0)
+        # A quarter of each mode holds all of it, and a quarter of the memory is read.
+        side = (self.config.pupil_samples + 1) // 2
+        quarters = (self.mirror * coefficients) @ self.modes
+        return join_quarters(quarters.unflatten(1, (side, side)), self.config.pupil_samples)
 
     def pupil_phase(self, coefficients: Tensor | None = None) -> Tensor:
         """Phase of mask (see :meth:`height_map`) and focus error, radians, unwrapped. Shape ``(3, N, N)``."""

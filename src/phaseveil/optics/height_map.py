@@ -81,7 +81,8 @@ def built_camera(
     camera = HeightMapCamera(replace(design, kind=KIND, pupil_samples=samples, num_modes=num_modes))
     flat, modes = fit_modes(height.double(), num_modes)
     camera.coefficients.data.copy_(modes[FIRST_MODE - 1 :])
-    within = torch.einsum("m,mhw->hw", camera.coefficients.data.double(), camera.basis.double())
+    basis = zernike_basis(range(FIRST_MODE, num_modes + 1), samples)
+    within = torch.einsum("m,mhw->hw", camera.coefficients.data.double(), basis)
     camera.residual.copy_((flat - within) * (camera.aperture > 0))
     if contrast is not None:
         camera.delta_n.copy_(contrast)

@@ -51,12 +51,15 @@ def linear_to_srgb(light: Tensor) -> Tensor:
 
 
 class _SrgbToLinear(torch.autograd.Function):
-    """The power law; what is darker goes on along its straight line. The slope takes no second power."""
+    """The power law; what is darker goes on along its straight line. The slope takes no second power.
+
+    By logarithms to base 2: a fraction of the time of ``pow``, at errors of some units in the last place.
+    """
 
     @staticmethod
     def forward(ctx: Any, image: Tensor) -> Tensor:
         curved = image.clamp_min(_DARK_CODE)
-        light = (curved + 0.055).div_(1.055).pow_(2.4).add_(image - curved, alpha=1 / 12.92)
+        light = (curved + 0.055).div_(1.055).log2_().mul_(2.4).exp2_().add_(image - curved, alpha=1 / 12.92)
         ctx.save_for_backward(image, light)
         return light
 
@@ -74,7 +77,7 @@ class _LinearToSrgb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, light: Tensor) -> Tensor:
         curved = light.clamp_min(_DARK_LIGHT)
-        code = curved.pow(1 / 2.4).mul_(1.055).sub_(0.055).add_(light - curved, alpha=12.92)
+        code = curved.log2().div_(2.4).exp2_().mul_(1.055).sub_(0.055).add_(light - curved, alpha=12.92)
         ctx.save_for_backward(light, code)
         return code
 

@@ -76,6 +76,42 @@ def zernike_basis(indices: Sequence[int], samples: int) -> Tensor:
     return torch.stack([zernike(j, x, y) for j in indices])
 
 
+def zernike_quarter(indices: Sequence[int], samples: int) -> tuple[Tensor, Tensor]:
+    """Modes on a quarter of the grid of :func:`zernike_basis`; each is even or odd in x, and even or odd in y.
+
+    Args:
+        indices: Noll indices.
+        samples: Cells across the pupil's diameter, N.
+
+    Returns:
+        Modes where x ≥ 0 and y ≥ 0, unitless, shape ``(len(indices), Q, Q)`` with Q = (N + 1) // 2; and their signs in
+        the four quarters, in the order of :func:`join_quarters`, shape ``(4, len(indices))``. Both float64.
+    """
+    x, y = (cells[samples // 2 :, samples // 2 :] for cells in _cells(samples))
+    waves = [noll_to_radial_azimuthal(j)[1] for j in indices]
+    in_y = torch.tensor([1.0 if m >= 0 else -1.0 for m in waves], dtype=torch.float64)
+    in_x = in_y * torch.tensor([(-1.0) ** m for m in waves], dtype=torch.float64)
+    signs = torch.stack([in_x * in_y, in_y, in_x, torch.ones_like(in_x)])
+    return torch.stack([zernike(j, x, y) for j in indices]), signs
+
+
+def join_quarters(quarters: Tensor, samples: int) -> Tensor:
+    """A grid from its quarters, all counted outwards from the middle, whose cells they share where ``samples`` is odd.
+
+    Args:
+        quarters: Those of negative y and negative x; negative y; negative x; neither. Shape ``(4, Q, Q)``.
+        samples: Side of the grid, N; Q = (N + 1) // 2.
+
+    Returns:
+        Shape ``(N, N)``, rows are y.
+    """
+    left_up, right_up, left_down, right_down = quarters
+    shared = samples % 2
+    above = torch.cat([left_up.flip(1), right_up[:, shared:]], dim=1)
+    below = torch.cat([left_down.flip(1), right_down[:, shared:]], dim=1)
+    return torch.cat([above.flip(0), below[shared:]])
+
+
 def shift_matrix(num_modes: int, x: float, y: float) -> Tensor:
     """What becomes of modes that are moved beside the pupil, in the same modes.
 
