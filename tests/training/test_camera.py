@@ -197,6 +197,15 @@ def test_a_family_of_masks_learns_its_mean_and_its_directions(config: CameraTrai
     assert isinstance(load_camera(tmp_path / "on" / "camera.safetensors"), DynamicCamera)
 
 
+def test_the_losses_of_the_optics_reach_every_direction_of_a_family(config: CameraTraining, tmp_path: Path) -> None:
+    alone = {name: 0.0 for name in to_mapping(config)["weights"]} | {"detail": 1.0}
+    family = elsewhere(config, tmp_path / "family", family_size=2, family_spread=2e-8, weights=alone)
+    train_camera(family, say=quiet)
+    camera, flat = load_camera(tmp_path / "family" / "camera.safetensors"), load_camera(config.camera)
+    assert isinstance(camera, DynamicCamera) and isinstance(flat, PhaseMaskCamera)
+    assert (camera.directions != dynamic_from(flat, 2, 2e-8, seeded(config.seed, 0, 10)).directions).all()
+
+
 def test_the_learning_rate_warms_up_and_falls_to_a_fiftieth() -> None:
     rates = [cosine_schedule(step, 10, 110) for step in range(110)]
     assert rates[0] == pytest.approx(0.1)

@@ -28,6 +28,7 @@ from phaseveil.models.blocks import to_channels_last
 from phaseveil.models.heatmap import HeatmapConfig, HeatmapNet, load_heatmap_net, save_heatmap_net
 from phaseveil.optics.camera import Camera, PhaseMaskCamera, build_camera, load_camera, save_camera
 from phaseveil.optics.dynamic import DynamicCamera, dynamic_from
+from phaseveil.optics.psf import normalise_energy
 from phaseveil.run_state import load_state, require_finite, save_state, seeded
 from phaseveil.training.adversaries import Adversary, AdversaryConfig, adversarial_losses, build_adversaries
 from phaseveil.training.conditions import ConditionsConfig, draw_conditions, draw_departure
@@ -291,7 +292,7 @@ def _descent(
     }
     weights, adversarial = vars(config.weights), {}
     if mask_learns:
-        losses |= _mask_losses(run, acquisition, batch.image, config)
+        losses |= _mask_losses(run, step, acquisition, batch.image, config)
         felt = {name: config.adversary.share(step) * weights[name] for name in run.adversaries}
         adversarial = adversarial_losses(run.adversaries, acquisition, batch, felt)
     terms = [weights[name] * loss for name, loss in losses.items()] + list(adversarial.values())
@@ -318,17 +319,22 @@ def _descend(step: int, run: _Run, config: CameraTraining, mask_learns: bool) ->
     return True
 
 
-def _mask_losses(run: _Run, acquisition: Tensor, source: Tensor, config: CameraTraining) -> dict[str, Tensor]:
-    """Privacy and regularity of the optics, unweighted."""
+def _mask_losses(
+    run: _Run, step: int, acquisition: Tensor, source: Tensor, config: CameraTraining
+) -> dict[str, Tensor]:
+    """Privacy and regularity of the optics, unweighted; of a family's, those of another member every step."""
     camera, size = run.camera, source.shape[-1]
     assert isinstance(camera, PhaseMaskCamera)
-    psf, height = camera.psf(size), camera.height_map()
+    mask = camera.coefficients
+    if isinstance(camera, DynamicCamera):
+        mask = camera.masks(camera.draw(1, seeded(config.seed, step, 5, mask.device)))[0]
+    psf, height = normalise_energy(camera.enclosed_psf(size, mask)), camera.height_map(mask)
     return {
         "privacy": optics_losses.privacy_loss(acquisition, source),
         "detail": optics_losses.detail_loss(psf, size=size),
         "information": optics_losses.information_loss(psf, camera.config.sensor, size=size),
         "airy": optics_losses.airy_distance(psf, run.clear_psf),
-        "slope": optics_losses.slope_loss(camera.pupil_phase(), camera.aperture),
+        "slope": optics_losses.slope_loss(camera.pupil_phase(mask), camera.aperture),
         "range": optics_losses.range_loss(height, config.height_range),
         "smoothness": optics_losses.smoothness_loss(height, camera.aperture),
     }
