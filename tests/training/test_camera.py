@@ -198,11 +198,12 @@ def test_a_family_of_masks_learns_its_mean_and_its_directions(config: CameraTrai
 
 
 def test_the_losses_of_the_optics_reach_every_direction_of_a_family(config: CameraTraining, tmp_path: Path) -> None:
-    alone = {name: 0.0 for name in to_mapping(config)["weights"]} | {"detail": 1.0}
+    alone = dict.fromkeys(to_mapping(config)["weights"], 0.0) | {"detail": 1.0}
     family = elsewhere(config, tmp_path / "family", family_size=2, family_spread=2e-8, weights=alone)
     train_camera(family, say=quiet)
     camera, flat = load_camera(tmp_path / "family" / "camera.safetensors"), load_camera(config.camera)
-    assert isinstance(camera, DynamicCamera) and isinstance(flat, PhaseMaskCamera)
+    assert isinstance(camera, DynamicCamera)
+    assert isinstance(flat, PhaseMaskCamera)
     assert (camera.directions != dynamic_from(flat, 2, 2e-8, seeded(config.seed, 0, 10)).directions).all()
 
 

@@ -325,7 +325,7 @@ def _mask_losses(
     """Privacy and regularity of the optics, unweighted; of a family's, those of another member every step."""
     camera, size = run.camera, source.shape[-1]
     assert isinstance(camera, PhaseMaskCamera)
-    mask = camera.coefficients
+    mask: Tensor = camera.coefficients
     if isinstance(camera, DynamicCamera):
         mask = camera.masks(camera.draw(1, seeded(config.seed, step, 5, mask.device)))[0]
     psf, height = normalise_energy(camera.enclosed_psf(size, mask)), camera.height_map(mask)
