@@ -185,6 +185,18 @@ def test_it_goes_on_from_earlier_weights(config: FaceTraining, tmp_path: Path) -
         stage._start(other, Processes())
 
 
+def test_it_goes_on_from_an_earlier_discriminator(config: FaceTraining, tmp_path: Path) -> None:
+    train_face(config, max_minutes=0, say=quiet)
+    weights = Path(config.out) / "discriminator.safetensors"
+    run = stage._start(elsewhere(config, tmp_path / "x", discriminator=str(weights)), Processes())
+    trained = state(config.out)
+    for name, value in run.discriminator.named_parameters():
+        assert torch.equal(value, trained[f"module.discriminator.{name}"].half().float()), name
+    other = elsewhere(config, tmp_path / "x", discriminator=str(weights), discriminator_width=8)
+    with pytest.raises(CheckpointError, match="do not fit Discriminator"):
+        stage._start(other, Processes())
+
+
 def test_the_discriminator_has_a_learning_rate_of_its_own(config: FaceTraining, tmp_path: Path) -> None:
     moved = []
     for rate in (1.0, 3.0):

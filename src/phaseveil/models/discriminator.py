@@ -2,11 +2,14 @@
 
 import itertools
 import math
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from phaseveil import checkpoint
 from phaseveil.models.blocks import ResidualBlock, by_domain, conv3, halve
 
 
@@ -23,6 +26,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, size: int, width: int, heatmaps: int, domains: int) -> None:
         super().__init__()
+        self.config = {"size": size, "width": width, "heatmaps": heatmaps, "domains": domains}
         levels = int(math.log2(size)) - 3
         channels = [width * min(2**level, 4) for level in range(levels + 1)]
         self.unshuffle = nn.PixelUnshuffle(2)
@@ -40,3 +44,22 @@ class Discriminator(nn.Module):
         features = torch.cat([features, spread.expand(len(features), 1, *features.shape[2:])], dim=1)
         features = functional.leaky_relu(self.last(features), 0.2)
         return by_domain(self.heads(features.flatten(1)).float(), domain)
+
+
+def save_discriminator(path: str | Path, discriminator: Discriminator, metadata: dict[str, Any] | None = None) -> Path:
+    """Write a discriminator in fp16, for runs that go on from its generator.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
+    tensors = checkpoint.half(discriminator.state_dict())
+    return checkpoint.save(path, "discriminator", discriminator.config, tensors, metadata)
+
+
+def load_discriminator(path: str | Path, into: Discriminator) -> None:
+    """Fill a discriminator with what a file holds.
+
+    Raises:
+        CheckpointError: Missing, damaged, of another kind or shape.
+    """
+    checkpoint.load_into(into, checkpoint.load(path, kind="discriminator").tensors, path)

@@ -23,7 +23,7 @@ from phaseveil.losses import adversarial
 from phaseveil.losses.perceptual import LPIPS
 from phaseveil.metrics.dlib_resnet import DlibResNet
 from phaseveil.models.blocks import to_channels_last
-from phaseveil.models.discriminator import Discriminator
+from phaseveil.models.discriminator import Discriminator, load_discriminator, save_discriminator
 from phaseveil.models.face import FaceConfig, FaceNetworks, load_face_networks, save_face_networks
 from phaseveil.models.heatmap import HeatmapNet, load_heatmap_net
 from phaseveil.optics.camera import Camera, load_camera
@@ -43,13 +43,15 @@ class FaceTraining:
 
     Attributes:
         data: Folder that ``phaseveil prepare`` wrote.
-        out: Run folder: ``state.safetensors``, ``face.safetensors``, pictures, logs.
+        out: Run folder: ``state.safetensors``, ``face.safetensors``, ``discriminator.safetensors``, pictures, logs.
         camera: Camera, a name or file; stays as it is.
         heatmap: Heatmap network trained behind that camera, a file; the bundled one where empty.
         judge: Heatmap network for clear faces, a file, that reads the geometry of generated faces; where empty they are
             acquired by the camera and read by ``heatmap``.
         perceptual: LPIPS weights (AlexNet or VGG16), a file.
         start: Face networks to start from, a file; fresh where empty.
+        discriminator: Discriminator to start from, a file; fresh where empty. A fresh one takes hundreds of steps to
+            catch up with good networks.
         networks: Sizes of the face networks.
         jitter: Colour changes of the references; small, since the style takes up whatever varies.
         discriminator_width: Discriminator's channels at half resolution.
@@ -70,6 +72,7 @@ class FaceTraining:
     judge: str = ""
     perceptual: str = ""
     start: str = ""
+    discriminator: str = ""
     networks: FaceConfig = field(default_factory=FaceConfig)
     weights: FaceLossWeights = field(default_factory=FaceLossWeights)
     jitter: JitterConfig = field(default_factory=lambda: JitterConfig(brightness=0.03, contrast=0.03))
@@ -197,9 +200,9 @@ def train_face(
             step += 1
             timed_out = processes.main_says((time.monotonic() - began) / 60 > max_minutes)
             if processes.is_main and (step % config.save_every == 0 or step == config.steps or timed_out):
-                save_face_networks(
-                    out / "face.safetensors", run.ema.module, {"steps": step, "batch_size": config.batch_size}
-                )
+                history = {"steps": step, "batch_size": config.batch_size}
+                save_face_networks(out / "face.safetensors", run.ema.module, history)
+                save_discriminator(out / "discriminator.safetensors", run.discriminator, history)
                 _save_samples(out / "samples.png", held_out, run, config, device)
                 run.save(out / "state.safetensors", config, step)  # last: what a resumed run finds is exported already
             if timed_out:
@@ -225,6 +228,8 @@ def _start(config: FaceTraining, processes: Processes) -> Run:
         )
     bank = StyleBank(config.networks.style_dim)
     discriminator = Discriminator(size, config.discriminator_width, 5, len(DOMAINS))
+    if config.discriminator:
+        load_discriminator(config.discriminator, discriminator)
     heatmap_net = load_heatmap_net(config.heatmap or None).requires_grad_(False)
     if heatmap_net.config.size != size:
         raise ConfigError(
