@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from phaseveil.apps.attack_bench import Bench, Psfs
-from phaseveil.apps.attack_data import BATCH
 from phaseveil.apps.attack_results import Finding
 from phaseveil.apps.attack_target import with_sensor
 from phaseveil.attacks.blind import likeliest
@@ -155,7 +154,7 @@ def _restore(
     own, probes = bench.exposures(camera, noiseless)
     parameter = tune(METHODS[method], own, psfs.own, score).parameter
     images = []
-    for part, psf in with_psf(probes, psfs.probes, BATCH):
+    for part, psf in with_psf(probes, psfs.probes):
         images.append(METHODS[method].restore(part, psf, parameter))
         report(sum(map(len, images)), len(study.probes))
     return torch.cat(images), parameter

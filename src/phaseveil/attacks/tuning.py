@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from phaseveil.attacks.deconvolution import Method, with_psf
+from phaseveil.attacks.deconvolution import AT_A_TIME, Method, with_psf
 from phaseveil.errors import ConfigError
 
 Score = Callable[[Tensor], float]
@@ -28,7 +28,7 @@ class Tuned:
     tried: dict[float, float]
 
 
-def tune(method: Method, acquisitions: Tensor, psf: Tensor, score: Score, batch_size: int = 32) -> Tuned:
+def tune(method: Method, acquisitions: Tensor, psf: Tensor, score: Score, batch_size: int = AT_A_TIME) -> Tuned:
     """The parameter with which a method restores the attacker's own acquisitions best.
 
     A coarse grid of rising values, continued in its own ratio while the best lies at an end, then the geometric means
