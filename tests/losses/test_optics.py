@@ -15,6 +15,7 @@ from phaseveil.losses.optics import (
     information_loss,
     privacy_loss,
     range_loss,
+    sameness_loss,
     scale_gradient,
     slope_loss,
     smoothness_loss,
@@ -45,6 +46,7 @@ LOSSES = {
     "detail": lambda camera: detail_loss(camera.psf(SIZE), size=SIZE),
     "information": lambda camera: information_loss(camera.psf(SIZE), camera.config.sensor, size=SIZE),
     "airy": airy,
+    "sameness": lambda camera: sameness_loss(camera.psf(SIZE), build_camera(camera.config).psf(SIZE)),
     "slope": lambda camera: slope_loss(camera.pupil_phase(), camera.aperture, limit=0.1),
 }
 
@@ -132,6 +134,17 @@ def test_airy_distance_is_nothing_for_the_clear_lens_and_has_a_finite_gradient_t
     assert distance.item() == 0
     distance.backward()
     assert all(parameter.grad.isfinite().all() for parameter in camera.parameters())  # type: ignore[union-attr]
+
+
+def test_sameness_is_one_for_one_mask_and_falls_as_another_departs_from_it() -> None:
+    psfs = []
+    for share in (1.0, 0.9, 0.5):
+        camera = masked_camera()
+        camera.coefficients.data *= share
+        psfs.append(camera.psf(SIZE))
+    same, near, far = (sameness_loss(psfs[0], psf).item() for psf in psfs)
+    assert same == pytest.approx(1, abs=1e-6)
+    assert far < near < same
 
 
 def test_slope_counts_only_what_exceeds_the_limit_inside_the_aperture() -> None:

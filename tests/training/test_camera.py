@@ -154,6 +154,11 @@ def test_it_goes_on_from_earlier_weights(config: CameraTraining, tmp_path: Path)
     torch.testing.assert_close(after[name], before[name.replace("network.", "ema.", 1)], atol=1e-3, rtol=1e-2)
     with pytest.raises(ConfigError, match="but the configuration says"):
         train_camera(elsewhere(again, tmp_path / "x", network={"size": 32, "width": 8}), say=quiet)
+    larger = elsewhere(again, tmp_path / "larger", network={"size": 48, "width": 4})
+    train_camera(larger, say=quiet)
+    after = state(larger.out)
+    torch.testing.assert_close(after[name], before[name.replace("network.", "ema.", 1)], atol=1e-3, rtol=1e-2)
+    assert load_heatmap_net(tmp_path / "larger" / "heatmap.safetensors").config.size == 48
 
 
 def test_the_state_of_another_network_is_refused(config: CameraTraining) -> None:
@@ -197,14 +202,22 @@ def test_a_family_of_masks_learns_its_mean_and_its_directions(config: CameraTrai
     assert isinstance(load_camera(tmp_path / "on" / "camera.safetensors"), DynamicCamera)
 
 
-def test_the_losses_of_the_optics_reach_every_direction_of_a_family(config: CameraTraining, tmp_path: Path) -> None:
-    alone = dict.fromkeys(to_mapping(config)["weights"], 0.0) | {"detail": 1.0}
+@pytest.mark.parametrize("loss", ["detail", "sameness"])
+def test_the_losses_of_the_optics_reach_every_direction_of_a_family(
+    config: CameraTraining, tmp_path: Path, loss: str
+) -> None:
+    alone = dict.fromkeys(to_mapping(config)["weights"], 0.0) | {loss: 1.0}
     family = elsewhere(config, tmp_path / "family", family_size=2, family_spread=2e-8, weights=alone)
     train_camera(family, say=quiet)
     camera, flat = load_camera(tmp_path / "family" / "camera.safetensors"), load_camera(config.camera)
     assert isinstance(camera, DynamicCamera)
     assert isinstance(flat, PhaseMaskCamera)
     assert (camera.directions != dynamic_from(flat, 2, 2e-8, seeded(config.seed, 0, 10)).directions).all()
+
+
+def test_one_mask_cannot_differ_from_itself(config: CameraTraining, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="this camera has one; set family_size"):
+        train_camera(elsewhere(config, tmp_path / "x", weights={"sameness": 1.0}), say=quiet)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_fiftieth() -> None:

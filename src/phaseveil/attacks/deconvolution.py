@@ -289,7 +289,8 @@ def _folded(wide: Tensor, passage: Tensor, dim: int) -> Tensor:
 
 def _wiener_light(light: Tensor, blur: Blur, noise_to_signal: float) -> Tensor:
     """Wiener's estimate in linear light, by preconditioned conjugate gradients (Nocedal and Wright, algorithm 5.3)."""
-    prior = noise_to_signal * sum((2 * along).square() for along in _frequencies(blur.grid, light.device))
+    along_y, along_x = _frequencies(blur.grid, light.device)
+    prior = noise_to_signal * ((2 * along_y).square() + (2 * along_x).square())
     inverse = 1 / (blur.power + prior)
 
     def normal(scene: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from phaseveil.optics.psf import psf_correlation
 from phaseveil.optics.sensor import SensorConfig, noise_variance
 
 MID_GREY = 0.2
@@ -77,6 +78,20 @@ def _squared_frequencies(size: int, device: torch.device) -> Tensor:
     vertical = torch.fft.fftfreq(size, device=device) * size
     horizontal = torch.fft.rfftfreq(size, device=device) * size
     return vertical[:, None] ** 2 + horizontal[None, :] ** 2
+
+
+def sameness_loss(psf: Tensor, other: Tensor) -> Tensor:
+    """How much the PSF of one member of a family tells of another's: Pearson's correlation, mean of the colours.
+
+    1 where all members are one mask. Without it the other losses, which know the member, let a family shrink to one.
+
+    Args:
+        psf, other: Of two members. Shape ``(3, K, K)``.
+
+    Returns:
+        Scalar, -1 to 1.
+    """
+    return psf_correlation(psf, other).mean()
 
 
 def airy_distance(psf: Tensor, airy: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The heatmap network U: geometry read from a blurred acquisition (stage I's digital half)."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,13 +117,20 @@ def save_heatmap_net(path: str | Path, network: HeatmapNet, metadata: dict[str, 
     return checkpoint.save(path, "heatmap", to_mapping(network.config), tensors, metadata)
 
 
-def load_heatmap_net(path: str | Path | None = None) -> HeatmapNet:
-    """Read a heatmap network; the bundled one where ``path`` is ``None``. In evaluation mode.
+def load_heatmap_net(path: str | Path | None = None, size: int | None = None) -> HeatmapNet:
+    """Read a heatmap network. In evaluation mode.
+
+    Args:
+        path: File; the bundled network where ``None``.
+        size: Side of the acquisitions that it will be trained on, pixels; what it was trained on where ``None``. Its
+            weights fit any size, but need some training to read another one well.
 
     Raises:
+        ConfigError: An impossible size.
         CheckpointError: Missing, damaged, of another kind or shape.
     """
     path = path or Path(str(resources.files("phaseveil"))) / "weights" / "heatmap.safetensors"
     stored = checkpoint.load(path, kind="heatmap")
-    config = from_mapping(HeatmapConfig, stored.config)
+    own = from_mapping(HeatmapConfig, stored.config)
+    config = own if size is None else replace(own, size=size)
     return checkpoint.load_module(lambda: HeatmapNet(config), stored.part("network"), path).eval()

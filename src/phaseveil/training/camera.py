@@ -54,6 +54,7 @@ class CameraLossWeights:
             the whole mask.
         range: Relief beyond ``CameraTraining.height_range``.
         smoothness: Mean square Laplacian of the relief.
+        sameness: Correlation of the PSFs of two members of a family of masks; fixed masks have none.
         inversion: Reversed loss of the adversary that restores the scene; 0 leaves it out.
         identity: Reversed loss of the adversary that recognises the face; 0 leaves it out.
     """
@@ -67,6 +68,7 @@ class CameraLossWeights:
     slope: float = 1000.0
     range: float = 1.0
     smoothness: float = 0.0
+    sameness: float = 0.0
     inversion: float = 0.0
     identity: float = 0.0
 
@@ -79,7 +81,7 @@ class CameraTraining:
         data: Folder that ``phaseveil prepare`` wrote.
         out: Run folder: ``state.safetensors``, ``camera.safetensors``, ``heatmap.safetensors``, pictures, logs.
         camera: Camera to start from, a name or file.
-        heatmap: Heatmap network to start from, a file; fresh where empty.
+        heatmap: Heatmap network to start from, a file, also of another size; fresh where empty.
         network: Heatmap network's size and width.
         mask_share: Share of the steps in which the mask learns; then the network settles on the finished mask. 0 keeps
             the camera as it is (clear lens, baselines).
@@ -222,7 +224,10 @@ def _start(config: CameraTraining, processes: Processes) -> _Run:
             camera.coefficients.data.copy_(start)
         if config.family_size > 0 and not isinstance(camera, DynamicCamera):
             camera = dynamic_from(camera, config.family_size, config.family_spread, seeded(config.seed, 0, 10))
-    network = load_heatmap_net(config.heatmap) if config.heatmap else HeatmapNet(config.network)
+        if config.weights.sameness > 0 and not isinstance(camera, DynamicCamera):
+            raise ConfigError("weights.sameness compares masks of a family, and this camera has one; set family_size=4")
+    size = config.network.size
+    network = load_heatmap_net(config.heatmap, size) if config.heatmap else HeatmapNet(config.network)
     if network.config != config.network:
         raise ConfigError(
             f"{config.heatmap}: a network of {network.config}, but the configuration says {config.network}"
@@ -322,14 +327,18 @@ def _descend(step: int, run: _Run, config: CameraTraining, mask_learns: bool) ->
 def _mask_losses(
     run: _Run, step: int, acquisition: Tensor, source: Tensor, config: CameraTraining
 ) -> dict[str, Tensor]:
-    """Privacy and regularity of the optics, unweighted; of a family's, those of another member every step."""
+    """Privacy and regularity of the optics, unweighted; of a family, those of another member every step."""
     camera, size = run.camera, source.shape[-1]
     assert isinstance(camera, PhaseMaskCamera)
     mask: Tensor = camera.coefficients
+    other: Tensor | None = None
     if isinstance(camera, DynamicCamera):
-        mask = camera.masks(camera.draw(1, seeded(config.seed, step, 5, mask.device)))[0]
+        mask, another = camera.masks(camera.draw(2, seeded(config.seed, step, 5, mask.device)))
+        if config.weights.sameness > 0:
+            other = normalise_energy(camera.enclosed_psf(size, another))
     psf, height = normalise_energy(camera.enclosed_psf(size, mask)), camera.height_map(mask)
-    return {
+    of_a_family = {} if other is None else {"sameness": optics_losses.sameness_loss(psf, other)}
+    return of_a_family | {
         "privacy": optics_losses.privacy_loss(acquisition, source),
         "detail": optics_losses.detail_loss(psf, size=size),
         "information": optics_losses.information_loss(psf, camera.config.sensor, size=size),
