@@ -16,7 +16,7 @@ from phaseveil.models.heatmap import HeatmapConfig, HeatmapNet, save_heatmap_net
 from phaseveil.training import face as stage
 from phaseveil.training.face import FaceTraining, StyleBank, train_face
 from phaseveil.training.face_batches import FaceStep, draw_step
-from phaseveil.training.face_losses import cycle_loss, generator_losses, identity_loss
+from phaseveil.training.face_losses import FaceLossWeights, cycle_loss, generator_losses, identity_loss
 from phaseveil.training.parallel import Processes
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")
@@ -97,7 +97,7 @@ class Example:
         if name in ("style_prior", "uniformity"):
             run.bank.add(torch.randn(64, 8), torch.arange(64) % 2)
             return stage._style_distribution(run, batch, self.style, torch.Generator().manual_seed(0), count=16)[name]
-        return generator_losses(batch, self.fake, self.style, run)[name]
+        return generator_losses(batch, self.fake, self.style, run, FaceLossWeights())[name]
 
 
 READERS = ("generator", "style_encoder")  # the mapping network learns from the style prior alone
@@ -137,6 +137,18 @@ def test_every_loss_reaches_every_parameter_that_it_trains(config: FaceTraining,
                 assert parameter.grad is not None, f"{module}.{key}"
                 assert parameter.grad.isfinite().all(), f"{module}.{key}"
                 assert parameter.grad.abs().sum() > 0, f"{module}.{key}"
+
+
+def test_no_second_face_is_drawn_where_diversity_has_no_weight(config: FaceTraining) -> None:
+    example, drawn = Example(config), []
+    example.run.networks.generator.register_forward_hook(lambda *_: drawn.append(1))
+    found = {}
+    for weight in (0.1, 0.0):
+        weights = FaceLossWeights(diversity=weight)
+        found[weight] = generator_losses(example.batch, example.fake, example.style, example.run, weights)
+        drawn.append(0)
+    assert drawn == [1, 0, 0]
+    assert found[0.1].keys() - found[0.0].keys() == {"diversity"}
 
 
 def test_what_is_fixed_takes_no_gradient(config: FaceTraining) -> None:

@@ -333,7 +333,7 @@ def _network_losses(
 ) -> dict[str, Tensor]:
     """All of the losses of generator, style encoder and mapping network, the costly ones every few steps."""
     with mixed_precision(batch.source.device.type):
-        own = generator_losses(batch, fake, style, run)
+        own = generator_losses(batch, fake, style, run, config.weights)
         if step % config.cycle_every == 0:
             own["cycle"] = cycle_loss(batch, fake, run)
         if run.recogniser is not None and step % config.identity_every == 0:

@@ -53,8 +53,13 @@ class FaceLossWeights:
     identity: float = 2.0
 
 
-def generator_losses(batch: FaceStep, fake: Tensor, style: Tensor, run: "Run") -> dict[str, Tensor]:
-    """Losses of every step on generator, style encoder and mapping network; see :class:`FaceLossWeights`."""
+def generator_losses(
+    batch: FaceStep, fake: Tensor, style: Tensor, run: "Run", weights: FaceLossWeights
+) -> dict[str, Tensor]:
+    """Losses of every step on generator, style encoder and mapping network, unweighted; see :class:`FaceLossWeights`.
+
+    Diversity is left out where it has no weight: it needs a second face of every source.
+    """
     rebuild, _ = batch.halves
     return {
         "adversarial": adversarial.generator_loss(run.discriminator(fake, batch.heatmap, batch.domain)),
@@ -62,6 +67,7 @@ def generator_losses(batch: FaceStep, fake: Tensor, style: Tensor, run: "Run") -
         "perceptual": run.perceptual(fake[rebuild], batch.source[rebuild]).mean(),
         **geometry_losses(batch, fake, run),
         **_style_losses(batch, fake, style, run),
+        **({"diversity": _diversity(batch, fake, run)} if weights.diversity > 0 else {}),
     }
 
 
@@ -76,19 +82,24 @@ def geometry_losses(batch: FaceStep, fake: Tensor, run: "Run") -> dict[str, Tens
 
 
 def _style_losses(batch: FaceStep, fake: Tensor, style: Tensor, run: "Run") -> dict[str, Tensor]:
-    """Style read back, closeness to the reference where there is one, and difference of two styles."""
+    """Style read back, and closeness to the reference where there is one."""
     _, translate = batch.halves
     quarter = len(batch.latent)
     new_faces, wanted = fake[translate], style[translate]
     recovered = _read_style(run.networks.style_encoder, new_faces, batch.domain[translate])
-    with torch.no_grad():
-        other_style = batch.other_styles(run.networks)
-        other = run.networks.generator(batch.acquisition[translate], batch.heatmap[translate], other_style)
     return {
         "style": adversarial.style_reconstruction_loss(recovered, wanted),
         "reference": run.perceptual(new_faces[:quarter], batch.reference[translate][:quarter]).mean(),
-        "diversity": adversarial.diversity_loss(new_faces, other),
     }
+
+
+def _diversity(batch: FaceStep, fake: Tensor, run: "Run") -> Tensor:
+    """Difference between the new faces and others of the same sources in a second style."""
+    _, translate = batch.halves
+    with torch.no_grad():
+        other_style = batch.other_styles(run.networks)
+        other = run.networks.generator(batch.acquisition[translate], batch.heatmap[translate], other_style)
+    return adversarial.diversity_loss(fake[translate], other)
 
 
 def _read_style(encoder: nn.Module, faces: Tensor, domain: Tensor) -> Tensor:
