@@ -184,7 +184,7 @@ def test_impossible_configurations_are_refused(values: dict[str, float]) -> None
         CameraTraining(**values)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("preset", ["adversarial", "base", "clear"])
+@pytest.mark.parametrize("preset", ["adversarial", "base", "clear", "paper", "tolerant"])
 def test_the_presets_are_valid(preset: str) -> None:
     assert load_config(CameraTraining, f"stage1/{preset}").network.size == 128
 
