@@ -74,7 +74,7 @@ class RecogniserConfig:
 
 
 QUICK = RecogniserConfig(steps=400)
-FULL = replace(QUICK, steps=3200)
+FULL = replace(QUICK, steps=800)  # 3200 learn the attacker's own persons by heart: AUC 0.863 instead of 0.910
 
 
 def train_recogniser(
