@@ -26,7 +26,7 @@ class Checkpoint:
     """What a weights file holds.
 
     Attributes:
-        kind: What the weights are for: ``camera``, ``heatmap``, ``face`` or ``training``.
+        kind: What the weights are for: ``camera``, ``heatmap``, ``face``, ``discriminator`` or ``training``.
         config: Configuration that the networks were built from.
         tensors: Named tensors, on the CPU, in their stored precision.
         metadata: Anything else that the writer recorded (steps, metrics).

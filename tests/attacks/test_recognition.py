@@ -239,4 +239,4 @@ def test_impossible_settings_are_refused(change: dict[str, Any]) -> None:
 
 def test_full_budget_differs_in_length_alone() -> None:
     assert replace(FULL, steps=QUICK.steps) == QUICK
-    assert FULL.steps == 2 * QUICK.steps  # longer, and it knows the attacker's own persons by heart
+    assert FULL.steps == 2 * QUICK.steps  # eight times as long was the weaker attacker

@@ -74,7 +74,7 @@ class RecogniserConfig:
 
 
 QUICK = RecogniserConfig(steps=400)
-FULL = replace(QUICK, steps=800)  # 3200 learn the attacker's own persons by heart: AUC 0.863 instead of 0.910
+FULL = replace(QUICK, steps=800)  # 1600 and 3200 link worse: AUC 0.896 and 0.863 instead of 0.910 (learned mask)
 
 
 def train_recogniser(

@@ -26,7 +26,6 @@ class Discriminator(nn.Module):
 
     def __init__(self, size: int, width: int, heatmaps: int, domains: int) -> None:
         super().__init__()
-        self.config = {"size": size, "width": width, "heatmaps": heatmaps, "domains": domains}
         levels = int(math.log2(size)) - 3
         channels = [width * min(2**level, 4) for level in range(levels + 1)]
         self.unshuffle = nn.PixelUnshuffle(2)
@@ -52,12 +51,11 @@ def save_discriminator(path: str | Path, discriminator: Discriminator, metadata:
     Raises:
         CheckpointError: The file cannot be written.
     """
-    tensors = checkpoint.half(discriminator.state_dict())
-    return checkpoint.save(path, "discriminator", discriminator.config, tensors, metadata)
+    return checkpoint.save(path, "discriminator", {}, checkpoint.half(discriminator.state_dict()), metadata)
 
 
 def load_discriminator(path: str | Path, into: Discriminator) -> None:
-    """Fill a discriminator with what a file holds.
+    """Fill a discriminator with what a file holds, whose shapes say which sizes it is of.
 
     Raises:
         CheckpointError: Missing, damaged, of another kind or shape.

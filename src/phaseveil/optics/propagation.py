@@ -255,8 +255,8 @@ def _convolves(field: Tensor, kernel: Tensor) -> bool:
 class _Pointwise(torch.autograd.Function):
     """1 × 1 convolution by oneDNN, ``(B, M, H, W)`` by ``(U, M)`` → ``(B, U, H, W)``, both ways.
 
-    On AMD's Zen 5 in half of the time of the product, which MKL computes without AVX-512 there (on Zen 4, whose AVX-512
-    is no wider, a quarter slower). ``conv2d`` would leave small arrays, and its gradients, to that product.
+    On AMD's Zen 5 in half of the time of the product, which MKL computes without AVX-512 there (on Zen 4, which does
+    AVX-512 in halves, a quarter slower). ``conv2d`` would leave small arrays, and its gradients, to that product.
     """
 
     @staticmethod

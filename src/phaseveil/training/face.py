@@ -50,8 +50,8 @@ class FaceTraining:
             acquired by the camera and read by ``heatmap``.
         perceptual: LPIPS weights (AlexNet or VGG16), a file.
         start: Face networks to start from, a file; fresh where empty.
-        discriminator: Discriminator to start from, a file; fresh where empty. A fresh one takes hundreds of steps to
-            catch up with good networks.
+        discriminator: Discriminator to start from, a file; fresh where empty. Beside good networks a fresh one has
+            learned next to nothing after a hundred steps.
         networks: Sizes of the face networks.
         jitter: Colour changes of the references; small, since the style takes up whatever varies.
         discriminator_width: Discriminator's channels at half resolution.
