@@ -1,53 +1,63 @@
 """The attacks that win on one camera or another, again, on every genuine pair of the attacked half: narrow intervals.
 
-    python -m bench.all_pairs CAMERA[:WEIGHTS] … --pairs lfw/pairs.csv --out runs/all-pairs
+    python -m bench.all_pairs CAMERA[:WEIGHTS] … --pairs lfw/pairs.csv --out runs/all-pairs [--budget full]
 
-`phaseveil attack` has the whole suite; its quick budget scores 300 pairs. Here Richardson-Lucy with the exact PSF and
-the recogniser trained on acquisitions are run with that budget's training and scored on all pairs. Can be interrupted.
+`phaseveil attack` has the whole suite; its quick budget scores 300 pairs. Here Richardson-Lucy with the exact PSF, the
+recogniser trained on acquisitions and the inversion network are run with a budget's tuning and training and scored on
+all pairs. The landmark error needs a heatmap network; the attacks do not. Can be interrupted.
 """
 
 import argparse
 import dataclasses
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from phaseveil.apps import attack_learned, attack_psf
-from phaseveil.apps.attack import Options, gather
+from phaseveil.apps.attack import Options, budget_named, gather
 from phaseveil.apps.attack_bench import Bench
 from phaseveil.apps.attack_card import bounds, percent
-from phaseveil.apps.attack_data import BUDGETS
-from phaseveil.apps.attack_results import Work, keep, plain, write_json
-from phaseveil.apps.attack_target import NEED_HEATMAP, landmark_error, load_target
-from phaseveil.errors import ConfigError, PhaseVeilError
+from phaseveil.apps.attack_data import BUDGETS, Budget
+from phaseveil.apps.attack_results import Finding, Record, Work, keep, plain, write_json
+from phaseveil.apps.attack_target import landmark_error, load_target
+from phaseveil.errors import PhaseVeilError
 from phaseveil.optics.camera import load_camera
-from phaseveil.progress import progress
+from phaseveil.progress import Report, progress
 
-BUDGET = dataclasses.replace(BUDGETS["quick"], name="quick, all pairs", probes=None, impostors=60_000)
+ATTACKS = ("richardson-lucy", "recogniser", "inversion")
 
 
-def strongest(camera: str, weights: Path | None, options: Options) -> dict[str, Any]:
+def scoring_all(name: str) -> Budget:
+    """A budget's tuning and training, on all pairs."""
+    return dataclasses.replace(budget_named(name), name=f"{name}, all pairs", probes=None, impostors=60_000)
+
+
+def strongest(camera: str, weights: Path | None, options: Options, attacks: Sequence[str] = ATTACKS) -> dict[str, Any]:
     """Landmark error and the attacks' figures on another photograph of the person."""
     target = load_target(camera, load_camera(camera), weights)
-    if target.heatmap_net is None:
-        raise ConfigError(NEED_HEATMAP)
     photographs, recogniser, study = gather(options, target.size)
-    bench = Bench(study, target, options.budget, recogniser, None, Work(options.out / "work" / target.digest()))
+    work = Work(options.out / "work" / options.budget.name / target.digest())
+    bench = Bench(study, target, options.budget, recogniser, None, work)
     exact = attack_psf.real_sensor(target.camera)
-    with progress(f"{target.name} richardson-lucy") as report:
-        records = bench.work.once(
-            "richardson-lucy", lambda: keep([attack_psf.exact_psf(bench, "richardson-lucy", exact, report)], study)
-        )
-    with progress(f"{target.name} recogniser") as report:
-        records += bench.work.once(
-            "recogniser", lambda: keep(attack_learned.recogniser_on_acquisitions(bench, report), study)
-        )
+    known: dict[str, Callable[[Report], list[Finding]]] = {
+        "richardson-lucy": lambda report: [attack_psf.exact_psf(bench, "richardson-lucy", exact, report)],
+        "recogniser": lambda report: attack_learned.recogniser_on_acquisitions(bench, report),
+        "inversion": lambda report: [attack_learned.inversion(bench, report)],
+    }
+    records: list[Record] = []
+    for name in attacks:
+        with progress(f"{target.name} {name}") as report:
+            records += work.once(name, lambda: keep(known[name](report), study))  # noqa: B023
+    network = target.heatmap_net
+    error = None if network is None else landmark_error(network, bench.acquisitions, study, study.probes)
     found: dict[str, Any] = plain(
         {
             "camera": target.name,
             "pairs": int(study.photographs.same.sum()),
             "persons": len(set(photographs.persons[study.probes].tolist())),
-            "landmark_error": landmark_error(target.heatmap_net, bench.acquisitions, study, study.probes)._asdict(),
+            "budget": options.budget.name,
+            "landmark_error": None if error is None else error._asdict(),
             "attacks": {record["key"]: record["another"] for record in records},
         }
     )
@@ -61,12 +71,14 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path)
+    parser.add_argument("--budget", choices=list(BUDGETS), default="quick")
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     arguments = parser.parse_args()
-    options = Options(arguments.pairs, arguments.out, BUDGET, cache=arguments.cache)
+    options = Options(arguments.pairs, arguments.out, scoring_all(arguments.budget), cache=arguments.cache)
     try:
         for entry in arguments.cameras:
             camera, _, weights = entry.partition(":")
-            found = strongest(camera, Path(weights) if weights else None, options)
+            found = strongest(camera, Path(weights) if weights else None, options, arguments.attacks)
             write_json(arguments.out / f"{found['camera']}.json", found)
             print(f"{found['camera']}: {found['pairs']} pairs, {found['persons']} persons, "
                   f"landmark error {percent(found['landmark_error'])}")  # fmt: skip

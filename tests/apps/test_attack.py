@@ -227,8 +227,6 @@ def test_all_pairs_scores_every_genuine_pair_once(people: Path, cache: Path, tmp
     assert set(found["attacks"]) == {"A1-richardson-lucy", "A4-acquisition-acquired", "A4-acquisition-clear"}
     assert all(figures["auc"]["low"] < figures["auc"]["high"] for figures in found["attacks"].values())
     assert again == found
-    with pytest.raises(ConfigError, match="--weights"):
-        strongest("gaussian", None, options)
 
 
 def test_a_card_says_all_that_it_rests_on(clear_lens: tuple[Path, Any]) -> None:

@@ -121,6 +121,7 @@ def test_only_a_family_is_searched(study: Study, family: DynamicCamera, dynamic:
     assert ("A2-family" in names) == dynamic
     assert [name for name in names if name.startswith("A2") and name != "A2-family"] == ["A2-captured", "A2-mistaken"]
     missing = {entry["what"] for entry in not_measured(bench, records)}
+    assert "A3 trained for longer" in missing
     assert ("several exposures of one face" in missing) == dynamic
 
 

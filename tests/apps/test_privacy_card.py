@@ -13,6 +13,7 @@ from phaseveil.apps.attack_card import SCHEMA, bounds, equal_error, headline, pe
 from phaseveil.apps.attack_front import front_point, trade_off
 from phaseveil.apps.attack_results import plain
 from phaseveil.apps.privacy_card import Column, meaning, render, write_html
+from phaseveil.attacks import inversion
 from phaseveil.config import to_mapping
 from phaseveil.errors import InputError
 from phaseveil.optics.camera import CameraConfig
@@ -228,6 +229,10 @@ def test_figures_for_the_terminal(tmp_path: Path) -> None:
     lines = summary(card(), tmp_path)
     assert lines[0] == "strongest attack: A4 title of A4-acquisition-acquired (acquisition)"
     assert lines[-1].endswith("privacy_card.html")
+    assert any("a lower bound: the inversion network was trained for 400 steps" in line for line in lines)
+    whole = card()
+    whole["settings"]["budget"]["inversion"]["steps"] = inversion.FULL.steps
+    assert not any("lower bound" in line for line in summary(whole, tmp_path))
     assert equal_error(card()).startswith("low-resolution unknown, gaussian 0.949 [")
 
 
