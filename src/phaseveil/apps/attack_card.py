@@ -82,7 +82,7 @@ def describe_machine() -> Record:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",  # not the kernel's build: cards are published
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -249,8 +249,12 @@ def samples(subjects: Sequence[Subject], references: dict[str, list[Path]], opti
 
 
 def settings(options: Options, pipeline: PhaseVeil, digests: dict[str, str], key: str) -> Figures:
-    """All that decides the figures."""
-    chosen = {name: value for name, value in asdict(options).items() if name not in ("work", "shard_size")}
+    """All that decides the figures; files and folders by their names, for records are published."""
+    chosen = {
+        name: value.name if isinstance(value, Path) else value
+        for name, value in asdict(options).items()
+        if name not in ("work", "shard_size")
+    }
     return chosen | {
         "size": pipeline.size,
         "strength": STRENGTH,
@@ -264,7 +268,7 @@ def settings(options: Options, pipeline: PhaseVeil, digests: dict[str, str], key
 def machine(pipeline: PhaseVeil) -> Figures:
     """Where the run took place."""
     return {
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",  # not the kernel's build
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
