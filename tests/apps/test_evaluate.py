@@ -144,6 +144,8 @@ def test_a_run_fills_what_it_can_and_gives_reasons_for_the_rest(
     app.write_record(tmp_path / "record.json", record)
     assert json.loads((tmp_path / "record.json").read_text("utf-8")) == record
     assert record["samples"]["sources"] == {"female": 4, "male": 3}
+    assert record["settings"]["sources"] == options.sources.name
+    assert str(options.sources) not in json.dumps(record)  # records are published
     for mode, detected in (("reference", 21), ("latent", 14)):
         figures = record["modes"][mode]
         tasks = figures["FD-AlexNet"]["tasks"]
