@@ -290,7 +290,7 @@ def test_a_baseline_that_has_changed_is_refused(config: Sweep, options: Options,
     alone = replace(config, ceilings=[], baselines=[str(file)])
     file.write_text("kind: gaussian\ngaussian_sigma: 0.05\n")
     sweep(alone, options, say, quiet)
-    file.write_text("kind: gaussian\ngaussian_sigma: 0.06\n")
+    file.write_text("kind: gaussian\ngaussian_sigma: 0.04\n")
     with pytest.raises(ConfigError, match=r"camera\.safetensors: begun with another camera; choose another --out"):
         sweep(alone, options, say, quiet)
 

@@ -258,6 +258,10 @@ def test_a_camera_from_a_yaml_file(tmp_path: Path) -> None:
         ({"num_modes": 3}, "num_modes ≥ 4"),
         ({"psf_support": 1.5}, r"psf_support must lie in \(0, 1\]"),
         ({"gaussian_sigma": 12.0}, "gaussian_sigma"),
+        (
+            {"kind": "gaussian", "gaussian_sigma": 0.1},
+            "psf_support 0.32 cuts off a blur of gaussian_sigma 0.1; set psf_support to 0.6 at least",
+        ),
         ({"family_size": 0}, "family_size and training_draws must be at least 1"),
         ({"training_draws": 0}, "family_size and training_draws must be at least 1"),
     ],

@@ -23,6 +23,7 @@ from phaseveil.optics.zernike import FIRST_MODE, join_quarters, zernike_quarter
 
 SHORTEST, LONGEST = 1e-6, 1e6  # metres; beyond, arithmetic breaks down before any lens does
 MOST_VALUES = 300_000_000  # of the modes' table, 8 bytes each while it is made; files from strangers choose its size
+GAUSSIAN_REACH = 3.0  # standard deviations; a blur cut off nearer has a sharp edge and is another one
 FAMILY_FIELDS = ("family_size", "training_draws")
 
 
@@ -98,6 +99,12 @@ class CameraConfig:
             )
         if not 0 < self.psf_support <= 1 or not 0 < self.gaussian_sigma < 0.5:
             raise ConfigError("camera: psf_support must lie in (0, 1], gaussian_sigma in (0, 0.5), shares of the frame")
+        reach = 2 * GAUSSIAN_REACH * self.gaussian_sigma
+        if self.kind == "gaussian" and self.psf_support < min(reach, 1):
+            raise ConfigError(
+                f"camera: psf_support {self.psf_support:g} cuts off a blur of gaussian_sigma {self.gaussian_sigma:g}; "
+                f"set psf_support to {min(reach, 1):.2g} at least"
+            )
         if self.family_size < 1 or self.training_draws < 1:
             raise ConfigError("camera: family_size and training_draws must be at least 1")
 
