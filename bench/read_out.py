@@ -1,4 +1,4 @@
-"""What anybody can read from an acquisition, geometry against identity, in two minutes a camera: kernel regression.
+"""What anybody can read from an acquisition, geometry against identity, in a minute a camera: kernel regression.
 
     python -m bench.read_out CAMERA … --data prepared --pairs lfw/pairs.csv --out runs/read-out [--faces 9000]
 
@@ -6,8 +6,10 @@ A camera is compared with others at equal landmark error, and that error depends
 long it trained. This reader has no start and no steps: a linear estimate of the picture from the acquisition's 32 × 32
 means, then kernel ridge regression [Murphy 2012, Machine Learning, 14.4.3] of the 68 landmarks and of dlib's embedding
 on that estimate, solved exactly. The same faces, noise and settings for every camera; it reads less than trained
-networks do, of geometry as of identity. Landmark error on the validation split; identity as the AUC of linking what is
-read to *another*, clear photograph, on the persons that belong to `phaseveil attack`'s attacker, not on those attacked.
+networks do, of geometry as of identity. A dynamic camera, with a PSF for each exposure, takes much longer.
+
+Landmark error on the validation split; identity as the AUC of linking what is read to *another*, clear photograph, on
+the persons that belong to `phaseveil attack`'s attacker, not on those attacked.
 """
 
 import argparse
@@ -50,6 +52,7 @@ SIDE = 32
 
 COMPONENTS, PICTURE_COMPONENTS = 1500, 600  # principal ones of acquisitions, and of clear pictures
 FACES_A_COMPONENT = 6  # at least, or each component's estimate drowns in what the others explain
+FEWEST_FACES = 100
 RIDGE = 0.003  # of the kernel, whose diagonal is 1
 IMPOSTORS = 60_000
 BATCH = 128
@@ -179,13 +182,14 @@ def gather_panel(data: Path, pairs: Path, out: Path, cache: Path | None, faces: 
     Raises:
         InputError: Too few faces; see also :func:`load_faces` and :func:`gather`.
     """
-    options = Options(pairs, out, BUDGETS["full"], cache=cache)
-    photographs, _, study = gather(options, FRAME_SIZE)
-    recogniser = to_channels_last(DlibResNet(), "cpu")
     train, val = (load_faces(data, split, FRAME_SIZE) for split in ("train", "val"))
+    if min(faces, len(train)) < FEWEST_FACES:
+        raise InputError(
+            f"{data}: {min(faces, len(train))} faces to fit on, needs {FEWEST_FACES}; prepare more or raise --faces"
+        )
     chosen = np.sort(np.random.default_rng(0).permutation(len(train))[:faces])
-    if len(chosen) < 12:
-        raise InputError(f"{data}: {len(chosen)} faces to fit on, needs at least 12; prepare more or raise --faces")
+    photographs, _, study = gather(Options(pairs, out, BUDGETS["full"], cache=cache), FRAME_SIZE)
+    recogniser = to_channels_last(DlibResNet(), "cpu")
     return Panel(
         Faces.of(np.asarray(train.images[chosen]), train.landmarks[chosen], recogniser),
         Faces.of(np.asarray(val.images), val.landmarks, recogniser),
@@ -252,9 +256,10 @@ def main() -> None:
     arguments = parser.parse_args()
     found = {}
     try:
-        cameras = {Path(source).stem: load_camera(source) for source in arguments.cameras}
+        cameras = {source: load_camera(source) for source in arguments.cameras}
         panel = gather_panel(arguments.data, arguments.pairs, arguments.out, arguments.cache, arguments.faces)
-        for name, camera in cameras.items():
+        for source, camera in cameras.items():
+            name = Path(source).stem if len({Path(other).stem for other in cameras}) == len(cameras) else source
             with progress(name):
                 found[name] = {"family": family_of(camera).name, **read_out(camera, panel)}
             error, auc = found[name]["landmark_error"], found[name]["auc"]
