@@ -4,7 +4,8 @@
 
 `phaseveil attack` has the whole suite; its quick budget scores 300 pairs. Here Richardson-Lucy with the exact PSF, the
 recogniser trained on acquisitions and the inversion network are run with a budget's tuning and training and scored on
-all pairs. The landmark error needs a heatmap network; the attacks do not. Can be interrupted.
+all pairs. The landmark error needs a heatmap network; these attacks do not. `--attacks generated` attacks new faces
+instead, off the shelf and by a recogniser trained on them, drawn as `--erase-shape N` says. Can be interrupted.
 """
 
 import argparse
@@ -20,12 +21,13 @@ from phaseveil.apps.attack_bench import Bench
 from phaseveil.apps.attack_card import bounds, percent
 from phaseveil.apps.attack_data import BUDGETS, Budget
 from phaseveil.apps.attack_results import Finding, Record, Work, keep, plain, write_json
-from phaseveil.apps.attack_target import landmark_error, load_target
-from phaseveil.errors import PhaseVeilError
+from phaseveil.apps.attack_target import NEED_FACE, landmark_error, load_target
+from phaseveil.errors import ConfigError, PhaseVeilError
 from phaseveil.optics.camera import load_camera
 from phaseveil.progress import Report, progress
 
-ATTACKS = ("richardson-lucy", "recogniser", "inversion")
+ON_ACQUISITIONS = ("richardson-lucy", "recogniser", "inversion")
+ATTACKS = (*ON_ACQUISITIONS, "generated")
 
 
 def scoring_all(name: str) -> Budget:
@@ -33,9 +35,11 @@ def scoring_all(name: str) -> Budget:
     return dataclasses.replace(budget_named(name), name=f"{name}, all pairs", probes=None, impostors=60_000)
 
 
-def strongest(camera: str, weights: Path | None, options: Options, attacks: Sequence[str] = ATTACKS) -> dict[str, Any]:
+def strongest(camera: str, weights: Path | None, options: Options, attacks: Sequence[str] = ON_ACQUISITIONS) -> dict[str, Any]:
     """Landmark error and the attacks' figures on another photograph of the person."""
-    target = load_target(camera, load_camera(camera), weights)
+    target = load_target(camera, load_camera(camera), weights).erasing_shape(options.erase_shape)
+    if "generated" in attacks and target.pipeline is None:
+        raise ConfigError(f"{camera}: {NEED_FACE.replace('with --weights', 'as CAMERA:WEIGHTS')}")
     photographs, recogniser, study = gather(options, target.size)
     work = Work(options.out / "work" / options.budget.name / target.digest())
     bench = Bench(study, target, options.budget, recogniser, None, work)
@@ -44,6 +48,7 @@ def strongest(camera: str, weights: Path | None, options: Options, attacks: Sequ
         "richardson-lucy": lambda report: [attack_psf.exact_psf(bench, "richardson-lucy", exact, report)],
         "recogniser": lambda report: attack_learned.recogniser_on_acquisitions(bench, report),
         "inversion": lambda report: [attack_learned.inversion(bench, report)],
+        "generated": lambda report: _on_new_faces(bench, report),
     }
     records: list[Record] = []
     for name in attacks:
@@ -57,11 +62,21 @@ def strongest(camera: str, weights: Path | None, options: Options, attacks: Sequ
             "pairs": int(study.photographs.same.sum()),
             "persons": len(set(photographs.persons[study.probes].tolist())),
             "budget": options.budget.name,
+            "erased_directions": options.erase_shape,
             "landmark_error": None if error is None else error._asdict(),
             "attacks": {record["key"]: record["another"] for record in records},
         }
     )
     return found
+
+
+def _on_new_faces(bench: Bench, report: Report) -> list[Finding]:
+    pipeline = bench.target.pipeline
+    assert pipeline is not None
+    return [
+        attack_learned.off_the_shelf_generated(bench, pipeline),
+        *attack_learned.recogniser_on_generated(bench, pipeline, report),
+    ]
 
 
 def main() -> None:
@@ -72,9 +87,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--budget", choices=list(BUDGETS), default="quick")
-    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ON_ACQUISITIONS))
+    parser.add_argument("--erase-shape", type=int, default=0, metavar="N", help="of new faces")
     arguments = parser.parse_args()
-    options = Options(arguments.pairs, arguments.out, scoring_all(arguments.budget), cache=arguments.cache)
+    options = Options(
+        arguments.pairs,
+        arguments.out,
+        scoring_all(arguments.budget),
+        cache=arguments.cache,
+        erase_shape=arguments.erase_shape,
+    )
     try:
         for entry in arguments.cameras:
             camera, _, weights = entry.partition(":")

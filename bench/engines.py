@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from phaseveil.apps.evaluate_measure import DETECTORS
-from phaseveil.apps.export import export_onnx, pair_of, samples
+from phaseveil.apps.export import export_onnx, samples
 from phaseveil.data.image_io import list_images, read_image, resize, to_array, to_tensor
 from phaseveil.engines.engine import Engine
 from phaseveil.engines.export import Samples, Settings, named_tensors
@@ -97,7 +97,7 @@ def measure(engines: dict[str, Engine], given: Samples, batch: int, rounds: int)
 
 def deviations(pipeline: PhaseVeil, engines: dict[str, Engine], given: Samples) -> dict[str, str]:
     """Largest and mean absolute difference of the new faces from PyTorch's in float32, on [0, 1]."""
-    exact = named_tensors(pair_of(pipeline), given.acquisitions, given.styles)["face"]
+    exact = named_tensors(pipeline.pair, given.acquisitions, given.styles)["face"]
     found = {name: (engine.redraw(*given).face - exact).abs() for name, engine in engines.items()}
     return {name: f"{error.max():.1e}, {error.mean():.1e}" for name, error in found.items()}
 
@@ -112,7 +112,7 @@ def quality(pipeline: PhaseVeil, engines: dict[str, Engine], folder: Path, faces
         pipeline.latent_styles(seeds).cpu(),
     )
     batches = [Samples(*parts) for parts in zip(*(values.split(LARGE) for values in given), strict=True)]
-    exact = torch.cat([named_tensors(pair_of(pipeline), *batch)["face"] for batch in batches])
+    exact = torch.cat([named_tensors(pipeline.pair, *batch)["face"] for batch in batches])
     drawn = {"torch fp32": exact}
     drawn |= {name: torch.cat([engine.redraw(*batch).face for batch in batches]) for name, engine in engines.items()}
     readers = {name: make() for name, (_, make) in DETECTORS.items()}

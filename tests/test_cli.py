@@ -122,6 +122,8 @@ def test_the_installed_command_exits_with_the_code() -> None:
         (["anonymize", "x.png", "--out", "o", "--align", "--size", "64"], "--align and --size exclude"),
         (["anonymize", "x.png", "--out", "o", "--save", "poster"], "--save poster"),
         (["anonymize", "x.png", "--out", "o", "--engine", "abacus"], "--engine"),
+        (["anonymize", "x.png", "--out", "o", "--erase-shape", "-1"], "--erase-shape"),
+        (["anonymize", "x.png", "--out", "o", "--erase-shape", "9", "--engine", "openvino"], "--erase-shape and the engine"),
         (["export"], "Missing command"),
         (["export", "onnx"], "--out"),
         (["export", "onnx", "--out", "o", "--opset", "9"], "--opset"),
@@ -353,6 +355,19 @@ def test_training_gets_its_settings(run: Any, monkeypatch: pytest.MonkeyPatch, s
     assert (config.steps, config.seed, resume, minutes, device) == (7, 3, True, 1.5, "cpu")
     assert json.loads(outcome.out) == {"loss": 0.5}
     assert outcome.err == "step 1\n"
+
+
+def test_shape_is_erased_on_request(anonymize: Any, face_file: Path, tmp_path: Path) -> None:
+    plain, erased, again = (tmp_path / name for name in ("plain", "erased", "again"))
+    assert anonymize(face_file, "--out", plain, "--save", "acquisition,heatmap").code == 0
+    for out in (erased, again):
+        assert anonymize(face_file, "--out", out, "--erase-shape", "20", "--save", "acquisition,heatmap").code == 0
+    faces = [read_image(out / "face.png") for out in (plain, erased, again)]
+    assert not np.array_equal(faces[0], faces[1])
+    assert np.array_equal(faces[1], faces[2])
+    seen = [read_image(out / "acquisition" / "face.png") for out in (plain, erased)]
+    assert np.array_equal(seen[0], seen[1])  # what the camera recorded is what it recorded
+    assert_one_error(anonymize(face_file, "--out", tmp_path / "many", "--erase-shape", "41"), "1 to 40 directions", "41")
 
 
 @pytest.fixture

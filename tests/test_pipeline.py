@@ -12,6 +12,8 @@ from phaseveil.data.image_io import resize, to_tensor
 from phaseveil.errors import CheckpointError, ConfigError, InputError
 from phaseveil.models.face import FaceConfig, FaceNetworks, save_face_networks
 from phaseveil.models.heatmap import HeatmapConfig, HeatmapNet
+from phaseveil.models.pair import Redrawn
+from phaseveil.models.shape import load_shape_eraser
 from phaseveil.optics.camera import load_camera
 from phaseveil.pipeline import native_dtype, usable_device
 
@@ -153,3 +155,26 @@ def test_networks_can_be_put_together_by_hand(tiny_face_config: FaceConfig, tiny
     generated = pipeline.redraw(torch.rand(2, 3, SIZE, SIZE), pipeline.latent_styles([0, 1]))
     assert [tuple(tensor.shape) for tensor in generated] == [(2, 3, 32, 32), (2, 3, 32, 32), (2, 5, 16, 16), (2, 68, 2)]
     assert not generated.face.requires_grad
+
+
+def test_erasing_shape_changes_what_faces_are_drawn_with_and_nothing_else(
+    pipeline: PhaseVeil, scenes: torch.Tensor
+) -> None:
+    assert pipeline.erasing_shape(0) is pipeline
+    erasing, seeds = pipeline.erasing_shape(7), [1, 2, 3]
+    assert (pipeline.erased_directions, erasing.erased_directions) == (0, 7)
+    plain, erased = (one.generate(scenes, one.latent_styles(seeds), seeds) for one in (pipeline, erasing))
+    assert torch.equal(plain.acquisition, erased.acquisition)
+    expected = load_shape_eraser().first(7)(plain.landmarks)
+    torch.testing.assert_close(erased.landmarks, expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(plain.heatmap, erased.heatmap, atol=1e-3)
+    assert not torch.allclose(plain.face, erased.face, atol=1e-3)
+
+
+def test_only_pytorch_erases_shape(pipeline: PhaseVeil) -> None:
+    class Other:
+        def redraw(self, acquisitions: torch.Tensor, styles: torch.Tensor) -> Redrawn:
+            raise AssertionError
+
+    with pytest.raises(ConfigError, match="engine torch alone"):
+        pipeline.with_engine(Other()).erasing_shape(5)

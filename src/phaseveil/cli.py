@@ -36,6 +36,7 @@ from phaseveil.cli_options import (
     CropSize,
     Device,
     Domain,
+    EraseShape,
     FrameSize,
     Inputs,
     Json,
@@ -116,6 +117,7 @@ def anonymize(
         Path | None, typer.Option(help="Take the appearance of this photograph's largest face.")
     ] = None,
     domain: Domain = None,
+    erase_shape: EraseShape = 0,
     camera: Annotated[str | None, typer.Option(help=f"Camera: {CAMERA_HELP}  [default: learned]")] = None,
     acquired: Annotated[bool, typer.Option("--acquired", help="Inputs come from the real coded camera.")] = False,
     align: Annotated[
@@ -157,6 +159,8 @@ def anonymize(
     _exclude({"--acquired": acquired, "--align": align})
     _exclude({"--acquired": acquired, "--camera": camera is not None})
     _exclude({"--align": align, "--size": size is not None})
+    runner = (actor_engine or "torch") if engine == "ray" else engine
+    _exclude({"--erase-shape": erase_shape > 0, f"the engine {runner}": runner != "torch"})
     from phaseveil.apps import anonymize as job
     from phaseveil.apps.batch import combine
     from phaseveil.apps.export import use_engine
@@ -177,6 +181,7 @@ def anonymize(
             camera,
             reference,
             domain,
+            erase_shape,
             kind,
             size,
             actor_engine or "torch",
@@ -205,6 +210,7 @@ def anonymize(
     elif only or keep_others or region is not None:
         raise ConfigError("--only, --keep-others and --region concern videos, and there is none among the inputs")
     pipeline = use_engine(PhaseVeil.from_pretrained(weights, camera, device), engine, engine_dir, say)
+    pipeline = pipeline.erasing_shape(erase_shape)
     if reference is None:
         styles = job.latent_styles(pipeline, domain)
     else:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from phaseveil.cli_options import CAMERA_HELP, PERCEPTUAL_HELP, RECOGNISER_HELP, Device, Json, Out, Overrides, say
+from phaseveil.cli_options import CAMERA_HELP, PERCEPTUAL_HELP, RECOGNISER_HELP, Device, EraseShape, Json, Out, Overrides, say
 from phaseveil.progress import progress
 
 
@@ -25,6 +25,7 @@ def evaluate(
     recogniser: Annotated[Path | None, typer.Option(help=RECOGNISER_HELP)] = None,
     camera: Annotated[str | None, typer.Option(help=f"Camera: {CAMERA_HELP}  [default: learned]")] = None,
     weights: Annotated[Path | None, typer.Option(help="Folder with other weights than the bundled ones.")] = None,
+    erase_shape: EraseShape = 0,
     limit: Annotated[
         int | None, typer.Option(help="Random subset of so many sources, domains in their shares.")
     ] = None,
@@ -60,7 +61,8 @@ def evaluate(
         latent_detections=min(2, outputs),
         seed=seed,
     )
-    record = job.evaluate(PhaseVeil.from_pretrained(weights, camera, device), options, progress)
+    pipeline = PhaseVeil.from_pretrained(weights, camera, device).erasing_shape(erase_shape)
+    record = job.evaluate(pipeline, options, progress)
     job.write_record(json_file, record)
     if markdown:
         print(as_markdown(record))
@@ -84,6 +86,7 @@ def attack(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of split, noise and the attackers' training.")] = 0,
     cache: Annotated[Path | None, typer.Option(help="Landmarks and clear embeddings, shared by runs.")] = None,
     pictures: Annotated[bool, typer.Option(help="Show test persons in the card.")] = True,
+    erase_shape: EraseShape = 0,
     as_json: Json = False,
 ) -> None:
     """Attack a camera as an adversary would and write its privacy card. Can be interrupted."""
@@ -100,6 +103,7 @@ def attack(
         seed=seed,
         cache=cache,
         pictures=pictures,
+        erase_shape=erase_shape,
     )
     card = job.attack(camera, weights, options, say)
     print(json.dumps(card) if as_json else "\n".join(summary(card, out)))

@@ -18,6 +18,9 @@ Out = Annotated[Path, typer.Option(help="Folder for the outputs.", show_default=
 CameraName = Annotated[str, typer.Argument(help=CAMERA_HELP, metavar="CAMERA")]
 Domain = Annotated[Literal["female", "male"] | None, typer.Option(help=DOMAIN_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+EraseShape = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Take N identifying directions out of new faces' shape (0 to 40).")
+]
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda.")]
 FrameSize = Annotated[int, typer.Option(min=16, max=4096, help="Side of the frame, pixels.")]
 CropSize = Annotated[int, typer.Option(min=16, max=1024, help="Side of the crops, pixels.")]

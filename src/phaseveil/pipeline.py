@@ -21,6 +21,7 @@ from phaseveil.errors import CheckpointError, ConfigError, InputError
 from phaseveil.models.face import FaceNetworks, load_face_networks
 from phaseveil.models.heatmap import HeatmapNet, load_heatmap_net
 from phaseveil.models.pair import Pair
+from phaseveil.models.shape import ShapeEraser, load_shape_eraser
 from phaseveil.models.style import unit_rms
 from phaseveil.optics.camera import Camera, load_camera
 
@@ -37,8 +38,9 @@ class Generated(NamedTuple):
     Attributes:
         face: New faces, sRGB, 0 to 1. Shape ``(B, 3, S, S)``, float32.
         acquisition: What the camera recorded, sRGB, 0 to 1. Shape ``(B, 3, S, S)``, float32.
-        heatmap: Landmark heatmaps read from the acquisition, 0 to 1. Shape ``(B, 5, S/2, S/2)``, float32.
-        landmarks: 68 points (x, y) read from the acquisition, normalised to [0, 1]. Shape ``(B, 68, 2)``, float32.
+        heatmap: Landmark heatmaps that the face is drawn with, 0 to 1. Shape ``(B, 5, S/2, S/2)``, float32.
+        landmarks: 68 points (x, y) that it is drawn with, normalised to [0, 1]. Shape ``(B, 68, 2)``, float32. Both are
+            read from the acquisition, and changed where :meth:`PhaseVeil.erasing_shape` was asked to.
     """
 
     face: Tensor
@@ -59,7 +61,7 @@ class Result:
         face: New face, as large as the given image.
         acquisition: What the camera recorded, at the model's size.
         heatmap: Landmark heatmaps (jaw, brows, nose, eyes, mouth), 0 to 1. Shape ``(5, S/2, S/2)``, float32.
-        landmarks: 68 points (x, y) read from the acquisition, pixels of ``face``. Shape ``(68, 2)``, float32.
+        landmarks: 68 points (x, y) that it is drawn with, pixels of ``face``. Shape ``(68, 2)``, float32.
     """
 
     face: Image.Image
@@ -108,7 +110,8 @@ class PhaseVeil:
         self.networks = networks.eval().to(self.device)
         for module in (self.heatmap_net, self.networks):
             nn.utils.convert_conv2d_weight_memory_format(module, torch.channels_last)
-        self.engine: Engine = TorchEngine(Pair(self.heatmap_net, self.networks.generator), self.device, self.dtype)
+        self.pair = Pair(self.heatmap_net, self.networks.generator)
+        self.engine: Engine = TorchEngine(self.pair, self.device, self.dtype)
 
     @classmethod
     def from_pretrained(
@@ -149,6 +152,37 @@ class PhaseVeil:
         other = copy.copy(self)
         other.engine = engine
         return other
+
+    def erasing_shape(self, directions: int, eraser: ShapeEraser | None = None) -> "PhaseVeil":
+        """The same camera and networks, drawing faces whose shape tells less about whose they are.
+
+        New faces keep their source's geometry, by which a recogniser that was trained on them links them. This takes
+        the most identifying directions of the 68 landmarks out of heatmap and acquisition before a face is drawn; the
+        face then follows its source less closely. ``docs/measuring.md`` has figures for both.
+
+        Args:
+            directions: How many, 1 to 40; none where 0.
+            eraser: Another than the bundled one.
+
+        Raises:
+            ConfigError: More directions than the eraser holds, or fewer than none; or another engine than PyTorch runs
+                the networks.
+            CheckpointError: The eraser's file is missing or damaged.
+        """
+        if directions == 0:
+            return self
+        if not isinstance(self.engine, TorchEngine):
+            raise ConfigError("the shape is erased by the engine torch alone; leave the other engine or the erasure out")
+        chosen = (eraser or load_shape_eraser()).first(directions).to(self.device)
+        other = copy.copy(self)
+        other.pair = Pair(self.heatmap_net, self.networks.generator, chosen)
+        other.engine = TorchEngine(other.pair, self.device, self.dtype)
+        return other
+
+    @property
+    def erased_directions(self) -> int:
+        """Directions of the face's shape that are erased, see :meth:`erasing_shape`."""
+        return 0 if self.pair.eraser is None else self.pair.eraser.config.directions
 
     def with_camera(self, camera: Camera) -> "PhaseVeil":
         """The same networks behind another camera.

@@ -21,7 +21,7 @@ from phaseveil.apps.attack_target import (
     with_sensor,
 )
 from phaseveil.data.heatmaps import normalised_mean_error
-from phaseveil.errors import CheckpointError
+from phaseveil.errors import CheckpointError, ConfigError
 from phaseveil.metrics.identity import Thresholds
 from phaseveil.metrics.photographs import PairSet
 from phaseveil.models.heatmap import HeatmapNet
@@ -91,6 +91,14 @@ def test_a_digest_changes_with_optics_sensor_and_networks(target: Target) -> Non
     assert len(set(digests)) == len(digests)
     assert "family_size" not in plain_config(camera.config)
     assert Target("y", camera, 32).digest() == digests[2]
+    assert target.erasing_shape(0).digest() == target.digest()
+    assert len({target.erasing_shape(count).digest() for count in (0, 10, 20)}) == 3
+
+
+def test_shape_is_erased_from_new_faces_alone(target: Target) -> None:
+    assert target.erasing_shape(5).heatmap_net is target.heatmap_net
+    with pytest.raises(ConfigError, match="--erase-shape concerns new faces"):
+        Target("x", target.camera).erasing_shape(5)
 
 
 @pytest.mark.parametrize("factor", [4.0, 0.5])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from phaseveil import PhaseVeil
-from phaseveil.apps.export import pair_of, samples
+from phaseveil.apps.export import samples
 from phaseveil.engines.engine import Engine, TorchEngine
 from phaseveil.engines.files import PAIR_FILE
 from phaseveil.engines.onnx_runtime import OnnxRuntimeEngine
@@ -91,7 +91,7 @@ def test_openvino_computes_in_bfloat16_when_asked(pipeline: PhaseVeil, exported:
 
 def test_pytorch_is_the_engine_that_a_pipeline_has(pipeline: PhaseVeil) -> None:
     given = samples(pipeline)
-    engine = TorchEngine(pair_of(pipeline), torch.device("cpu"), torch.float32)
+    engine = TorchEngine(pipeline.pair, torch.device("cpu"), torch.float32)
     drawn, generated = engine.redraw(*given), pipeline.redraw(*given)
     assert torch.equal(drawn.face, generated.face)
     assert torch.equal(drawn.heatmap, generated.heatmap)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from phaseveil import PhaseVeil, __version__
-from phaseveil.apps.export import pair_of, samples
+from phaseveil.apps.export import samples
 from phaseveil.engines import export as module
 from phaseveil.engines.export import Exported, Samples, Settings, check, export, feed, named_tensors, parts_of
 from phaseveil.engines.files import GENERATOR_FILE, HEATMAP_FILE, PAIR_FILE, check_fits, describe, digest_of
@@ -32,7 +32,7 @@ def pipeline(tiny_weights: Path) -> PhaseVeil:
 
 @pytest.fixture(scope="module")
 def pair(pipeline: PhaseVeil) -> Pair:
-    return pair_of(pipeline)
+    return pipeline.pair
 
 
 @pytest.fixture(scope="module")

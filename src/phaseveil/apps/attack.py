@@ -47,6 +47,8 @@ class Options:
         seed: Of the split, the draws, the noise and the attackers' training.
         cache: Folder of landmarks and clear embeddings, which runs may share; inside ``out`` where ``None``.
         pictures: Whether the card shows test persons.
+        erase_shape: Directions of the shape that the new faces are drawn without, see
+            :meth:`phaseveil.pipeline.PhaseVeil.erasing_shape`.
     """
 
     pairs: Path
@@ -58,6 +60,7 @@ class Options:
     seed: int = 0
     cache: Path | None = None
     pictures: bool = True
+    erase_shape: int = 0
 
 
 def budget_named(name: str) -> Budget:
@@ -100,6 +103,7 @@ def attack(
 
 def attack_target(target: Target, options: Options, say: Callable[[str], None], stage: Stage = progress) -> Card:
     """:func:`attack` on a camera that is built already, with its networks."""
+    target = target.erasing_shape(options.erase_shape)
     others = [*bundled_points(), *read_points(options.against)]
     perceptual = LPIPS(options.perceptual) if options.perceptual is not None else None
     photographs, recogniser, study = gather(options, target.size, stage)
@@ -152,6 +156,7 @@ def _settings(target: Target, options: Options, recogniser: str, key: str) -> Re
             "budget": describe_budget(target, options.budget),
             "seed": options.seed,
             "strength": STRENGTH,
+            "erased_directions": options.erase_shape,
             "pairs": {"file": options.pairs.name, "digest": _digest(options.pairs)},
             "recogniser": {"name": recogniser, "digest": key},
             "perceptual": None if options.perceptual is None else _digest(options.perceptual),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from phaseveil.apps.attack_data import BATCH, Study
 from phaseveil.attacks.attacker import Acquire
 from phaseveil.data.heatmaps import normalised_mean_error
+from phaseveil.errors import ConfigError
 from phaseveil.metrics.identity import Integers, Interval
 from phaseveil.models.face import load_face_networks
 from phaseveil.models.heatmap import HeatmapNet, load_heatmap_net
@@ -62,11 +63,24 @@ class Target:
     def digest(self) -> str:
         """Checksum of optics, sensor and networks."""
         networks = [self.camera, self.heatmap_net, self.pipeline.networks if self.pipeline else None]
+        if self.pipeline is not None and self.pipeline.pair.eraser is not None:
+            networks.append(self.pipeline.pair.eraser)
         text = f"{type(self.camera).__name__}|{sorted(plain_config(self.camera.config).items())}|{self.size}"
         checksum = hashlib.sha256(text.encode())
         for network in networks:
             checksum.update(_digest(network) if network is not None else b"none")
         return checksum.hexdigest()
+
+    def erasing_shape(self, directions: int) -> "Target":
+        """The same, its new faces drawn as :meth:`PhaseVeil.erasing_shape` says.
+
+        Raises:
+            ConfigError: There are no face networks, or the number is impossible.
+            CheckpointError: The eraser's file is missing or damaged.
+        """
+        if directions and self.pipeline is None:
+            raise ConfigError(f"--erase-shape concerns new faces, and there are {NEED_FACE}")
+        return dataclasses.replace(self, pipeline=self.pipeline and self.pipeline.erasing_shape(directions))
 
 
 class Family(NamedTuple):

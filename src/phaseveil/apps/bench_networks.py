@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from phaseveil.apps.bench_race import Row, Section, race, rows_of, section
-from phaseveil.apps.export import EXTRAS, OPENERS, Say, export_onnx, pair_of, samples
+from phaseveil.apps.export import EXTRAS, OPENERS, Say, export_onnx, samples
 from phaseveil.engines.engine import Engine
 from phaseveil.engines.export import Samples, Settings, named_tensors
 from phaseveil.engines.files import PAIR_FILE
@@ -120,7 +120,7 @@ def _network_section(
     generator, heatmap = _generator(pipeline, acquisitions, styles)
     work = {"generator, torch": _flop(lambda: pipeline.networks.generator(acquisitions, heatmap, styles))}
     contestants: dict[str, Callable[[], object]] = {"generator, torch": generator}
-    pair_work = _flop(lambda: pair_of(pipeline)(acquisitions, styles))
+    pair_work = _flop(lambda: pipeline.pair(acquisitions, styles))
     for name, engine in engines.items():
         contestants[f"pipeline, {name}"] = partial(pipeline.with_engine(engine).generate, scenes, styles, seeds)
         work[f"pipeline, {name}"] = pair_work
@@ -138,10 +138,10 @@ def _network_section(
 
 def _generator(pipeline: PhaseVeil, acquisitions: Tensor, styles: Tensor) -> tuple[Callable[[], Tensor], Tensor]:
     """The generator as PyTorch's engine runs it, and the heatmaps that it is given."""
-    pair = folded(pair_of(pipeline), pipeline.dtype)
+    pair = folded(pipeline.pair, pipeline.dtype)
     frames = acquisitions.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        heatmap = pair_of(pipeline).heatmap_net(frames).heatmap.contiguous(memory_format=torch.channels_last)
+        heatmap = pipeline.pair.heatmap_net(frames).heatmap.contiguous(memory_format=torch.channels_last)
 
     def run() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=pipeline.dtype == torch.bfloat16):
@@ -160,7 +160,7 @@ def _flop(run: Callable[[], object]) -> float:
 
 def _differences(pipeline: PhaseVeil, engines: dict[str, Engine], given: Samples) -> dict[str, str]:
     """How far each engine's faces are from PyTorch's in float32, on [0, 1]."""
-    exact = named_tensors(pair_of(pipeline), given.acquisitions, given.styles)["face"]
+    exact = named_tensors(pipeline.pair, given.acquisitions, given.styles)["face"]
     found = {name: (engine.redraw(*given).face - exact).abs() for name, engine in engines.items()}
     return {name: f"from fp32: at most {error.max():.1e}, mean {error.mean():.1e}" for name, error in found.items()}
 

@@ -111,6 +111,7 @@ def fingerprint(settings: Settings) -> dict[str, Any]:
         "camera": _digest(camera) if camera is not None else settings.camera,
         "reference": _digest(settings.reference) if settings.reference is not None else None,
         "domain": settings.domain,
+        "erase-shape": settings.erase_shape,
         "kind of input": settings.kind,
         "size": settings.size,
         "engine": settings.engine,

@@ -37,6 +37,7 @@ class Settings:
         camera: Name or file of another camera.
         reference: Photograph whose appearance all new faces take.
         domain: ``female`` or ``male``; see :meth:`~phaseveil.pipeline.PhaseVeil.latent_styles`.
+        erase_shape: Directions of the shape to erase; see :meth:`~phaseveil.pipeline.PhaseVeil.erasing_shape`.
         kind: ``crops`` (aligned), ``photographs`` (any, see ``--align``) or ``acquisitions`` (of the real camera).
         size: Side of the outputs, pixels; the inputs' where ``None``.
         engine: What runs the networks.
@@ -51,6 +52,7 @@ class Settings:
     camera: str | None = None
     reference: Path | None = None
     domain: str | None = None
+    erase_shape: int = 0
     kind: str = "crops"
     size: int | None = None
     engine: EngineName = "torch"
@@ -75,7 +77,7 @@ class Settings:
             ConfigError: No such camera or device, or a package is missing.
         """
         pipeline = PhaseVeil.from_pretrained(self.weights, self.camera, self.device)
-        return use_engine(pipeline, self.engine, self.engine_dir, say)
+        return use_engine(pipeline, self.engine, self.engine_dir, say).erasing_shape(self.erase_shape)
 
     def styles(self, pipeline: PhaseVeil) -> Styles:
         """Where appearances come from.

@@ -258,6 +258,7 @@ def settings(options: Options, pipeline: PhaseVeil, digests: dict[str, str], key
     return chosen | {
         "size": pipeline.size,
         "strength": STRENGTH,
+        "erased_directions": pipeline.erased_directions,
         "camera_config": plain_config(pipeline.camera.config),
         "detectors": list(DETECTORS),
         "sha256": digests,
@@ -286,6 +287,8 @@ def digest_of(pipeline: PhaseVeil) -> str:
         "heatmap": pipeline.heatmap_net,
         "face": pipeline.networks,
     }
+    if pipeline.pair.eraser is not None:
+        modules["eraser"] = pipeline.pair.eraser
     for part, module in modules.items():
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(f"{part}.{name} {tuple(tensor.shape)}".encode())

@@ -25,6 +25,7 @@ from phaseveil.metrics.detection import FRAME, FaceReader, FoundFace, read_by_po
 from phaseveil.metrics.expression import PERTURBED, ExpressionReader
 from phaseveil.metrics.fid import AlexNetFeatures, Features
 from phaseveil.metrics.identity import Floats, Recogniser
+from phaseveil.models.pair import Drawable
 from phaseveil.pipeline import PhaseVeil
 
 ARTEFACTS = ("clear", "acquisition", "heatmap", "generated (reference)", "generated (latent)")
@@ -164,12 +165,15 @@ class Acquired:
         acquisition: sRGB, 0 to 1. Shape ``(1, 3, S, S)``.
         heatmap: 0 to 1. Shape ``(1, 5, S/2, S/2)``.
         landmarks: Read from the acquisition, normalised to [0, 1]. Shape ``(68, 2)``.
+        drawable: What the new faces are drawn from: acquisition and heatmap, or both without the identity in their
+            shape.
     """
 
     pipeline: PhaseVeil
     acquisition: Tensor
     heatmap: Tensor
     landmarks: NDArray
+    drawable: Drawable
 
     @classmethod
     @torch.inference_mode()
@@ -179,7 +183,9 @@ class Acquired:
         frames = acquisition.contiguous(memory_format=torch.channels_last)
         with _precision(pipeline):
             geometry = pipeline.heatmap_net(frames)
-        return cls(pipeline, frames, geometry.heatmap, geometry.landmarks[0].float().cpu().numpy())
+            drawable = pipeline.pair.drawable(frames, geometry)
+        landmarks = geometry.landmarks[0].float().cpu().numpy()
+        return cls(pipeline, frames, geometry.heatmap, landmarks, drawable)
 
     @property
     def artefacts(self) -> list[ImageArray]:
@@ -192,9 +198,11 @@ class Acquired:
         """A new face for each style code ``(M, style_dim)``, in the 256-px frame."""
         faces = []
         for part in styles.split(BATCH):
-            frames = self.acquisition.expand(len(part), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            seen, heatmap = (maps.expand(len(part), -1, -1, -1) for maps in self.drawable[:2])
             with _precision(self.pipeline):
-                drawn = self.pipeline.networks.generator(frames, self.heatmap.expand(len(part), -1, -1, -1), part)
+                drawn = self.pipeline.networks.generator(
+                    seen.contiguous(memory_format=torch.channels_last), heatmap, part
+                )
             faces += [resize(to_array(face), FRAME) for face in drawn]
         return faces
 

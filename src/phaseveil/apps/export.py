@@ -56,7 +56,7 @@ def export_onnx(pipeline: PhaseVeil, out: Path, settings: Settings, report: Repo
         CheckpointError: A file does not agree with PyTorch.
         InputError: The folder cannot be written.
     """
-    return export(pair_of(pipeline), samples(pipeline), out, settings, report)
+    return export(pipeline.pair, samples(pipeline), out, settings, report)
 
 
 def use_engine(pipeline: PhaseVeil, name: EngineName, folder: Path | None, say: Say) -> PhaseVeil:
@@ -80,18 +80,13 @@ def use_engine(pipeline: PhaseVeil, name: EngineName, folder: Path | None, say: 
     if pipeline.device.type != "cpu":
         raise ConfigError(f"--engine {name} runs on the CPU, not on {pipeline.device}; leave --device or --engine out")
     need(name, extra=EXTRAS[name])
-    pair = pair_of(pipeline)
+    pair = pipeline.pair
     path = _cached(pipeline, pair, name, say) if folder is None else folder / PAIR_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder}: no {PAIR_FILE} here; write it by 'phaseveil export onnx --out {folder}'")
     engine = OPENERS[name](path, pipeline.dtype)
     check_fits(path, engine.metadata, pair)
     return pipeline.with_engine(engine)
-
-
-def pair_of(pipeline: PhaseVeil) -> Pair:
-    """Heatmap network and generator of a pipeline, not copied."""
-    return Pair(pipeline.heatmap_net, pipeline.networks.generator)
 
 
 def samples(pipeline: PhaseVeil) -> Samples:

@@ -2,10 +2,12 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from phaseveil.models.generator import Generator
-from phaseveil.models.heatmap import HeatmapNet
+from phaseveil.models.heatmap import HeatmapNet, HeatmapOutput
+from phaseveil.models.shape import ShapeEraser, Warp
 
 
 class Redrawn(NamedTuple):
@@ -13,11 +15,25 @@ class Redrawn(NamedTuple):
 
     Attributes:
         face: sRGB, 0 to 1. Shape ``(B, 3, S, S)``.
-        heatmap: Landmark heatmaps read from the acquisition, 0 to 1. Shape ``(B, 5, S/2, S/2)``.
-        landmarks: 68 points (x, y) read from the acquisition, normalised to [0, 1]. Shape ``(B, 68, 2)``.
+        heatmap: Landmark heatmaps, 0 to 1. Shape ``(B, 5, S/2, S/2)``.
+        landmarks: 68 points (x, y), normalised to [0, 1]. Shape ``(B, 68, 2)``.
     """
 
     face: Tensor
+    heatmap: Tensor
+    landmarks: Tensor
+
+
+class Drawable(NamedTuple):
+    """What new faces are drawn from.
+
+    Attributes:
+        acquisition: sRGB, 0 to 1. Shape ``(B, 3, S, S)``.
+        heatmap: Landmark heatmaps, 0 to 1. Shape ``(B, 5, S/2, S/2)``.
+        landmarks: 68 points (x, y), normalised to [0, 1]. Shape ``(B, 68, 2)``.
+    """
+
+    acquisition: Tensor
     heatmap: Tensor
     landmarks: Tensor
 
@@ -28,12 +44,14 @@ class Pair(nn.Module):
     Args:
         heatmap_net: Reads the geometry from acquisitions.
         generator: Draws faces with that geometry.
+        eraser: Takes identity out of it first; nothing does where ``None``.
     """
 
-    def __init__(self, heatmap_net: HeatmapNet, generator: Generator) -> None:
+    def __init__(self, heatmap_net: HeatmapNet, generator: Generator, eraser: ShapeEraser | None = None) -> None:
         super().__init__()
         self.heatmap_net = heatmap_net
         self.generator = generator
+        self.eraser = eraser
 
     def forward(self, acquisition: Tensor, style_code: Tensor) -> Redrawn:
         """Draw new faces.
@@ -42,6 +60,20 @@ class Pair(nn.Module):
             acquisition: sRGB, 0 to 1. Shape ``(B, 3, S, S)``, S a multiple of 16.
             style_code: Codes of unit RMS. Shape ``(B, style_dim)``.
         """
-        geometry = self.heatmap_net(acquisition)
-        heatmap = geometry.heatmap
-        return Redrawn(self.generator(acquisition, heatmap, style_code), heatmap, geometry.landmarks)
+        drawable = self.drawable(acquisition, self.heatmap_net(acquisition))
+        return Redrawn(self.generator(*drawable[:2], style_code), *drawable[1:])
+
+    def drawable(self, acquisition: Tensor, geometry: HeatmapOutput) -> Drawable:
+        """What faces are drawn from: acquisition and geometry, both without the identity in their shape if so set.
+
+        Args:
+            acquisition: sRGB, 0 to 1. Shape ``(B, 3, S, S)``.
+            geometry: What the heatmap network read from it.
+        """
+        heatmap, landmarks = geometry.heatmap, geometry.landmarks
+        if self.eraser is None:
+            return Drawable(acquisition, heatmap, landmarks)
+        with torch.autocast(acquisition.device.type, enabled=False):
+            moved = self.eraser(landmarks)
+            field = Warp(landmarks, moved)
+            return Drawable(field(acquisition).clamp(0, 1), field(heatmap).clamp(0, 1), moved)
