@@ -35,7 +35,9 @@ def scoring_all(name: str) -> Budget:
     return dataclasses.replace(budget_named(name), name=f"{name}, all pairs", probes=None, impostors=60_000)
 
 
-def strongest(camera: str, weights: Path | None, options: Options, attacks: Sequence[str] = ON_ACQUISITIONS) -> dict[str, Any]:
+def strongest(
+    camera: str, weights: Path | None, options: Options, attacks: Sequence[str] = ON_ACQUISITIONS
+) -> dict[str, Any]:
     """Landmark error and the attacks' figures on another photograph of the person."""
     target = load_target(camera, load_camera(camera), weights).erasing_shape(options.erase_shape)
     if "generated" in attacks and target.pipeline is None:

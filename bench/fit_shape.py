@@ -2,8 +2,9 @@
 
     python -m bench.fit_shape --data data/prepared --out runs/shape.safetensors [--faces 9000]
 
-Landmarks of faces of the training split against dlib's embedding of the same photographs; no labels of persons are needed. The
-landmarks are those of `phaseveil prepare`, in the frame of its aligned crops.
+Landmarks of faces of the training split against dlib's embedding of the same photographs; no labels of persons are
+needed. What tells an expression is kept. The landmarks are those of `phaseveil prepare`, in the frame of its aligned
+crops.
 """
 
 import argparse
@@ -12,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from bench.read_out import Faces
+
 from phaseveil.apps.attack_target import FRAME_SIZE
 from phaseveil.data.datasets import load_faces
 from phaseveil.errors import InputError, PhaseVeilError
 from phaseveil.metrics.dlib_resnet import DlibResNet
 from phaseveil.models.blocks import to_channels_last
-from phaseveil.models.shape import COORDINATES, ShapeConfig, ShapeEraser, save_shape_eraser
+from phaseveil.models.shape import COORDINATES, ShapeConfig, ShapeEraser, expression_readings, save_shape_eraser
 
 FEWEST_FACES = 10 * COORDINATES  # for a covariance of the points
 
@@ -37,7 +38,8 @@ def fit(data: Path, faces: int, directions: int) -> ShapeEraser:
         )
     chosen = np.sort(np.random.default_rng(0).permutation(len(train))[:faces])
     known = Faces.of(np.asarray(train.images[chosen]), train.landmarks[chosen], to_channels_last(DlibResNet(), "cpu"))
-    return ShapeEraser.fit(known.landmarks, torch.from_numpy(known.embeddings), ShapeConfig(directions))
+    embeddings = torch.from_numpy(known.embeddings)
+    return ShapeEraser.fit(known.landmarks, embeddings, ShapeConfig(directions), kept=expression_readings())
 
 
 def main() -> None:

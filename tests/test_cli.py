@@ -123,7 +123,7 @@ def test_the_installed_command_exits_with_the_code() -> None:
         (["anonymize", "x.png", "--out", "o", "--save", "poster"], "--save poster"),
         (["anonymize", "x.png", "--out", "o", "--engine", "abacus"], "--engine"),
         (["anonymize", "x.png", "--out", "o", "--erase-shape", "-1"], "--erase-shape"),
-        (["anonymize", "x.png", "--out", "o", "--erase-shape", "9", "--engine", "openvino"], "--erase-shape and the engine"),
+        (["anonymize", "x.png", "--out", "o", "--erase-shape", "9", "--engine", "openvino"], "and the engine openvino"),
         (["export"], "Missing command"),
         (["export", "onnx"], "--out"),
         (["export", "onnx", "--out", "o", "--opset", "9"], "--opset"),
@@ -367,7 +367,7 @@ def test_shape_is_erased_on_request(anonymize: Any, face_file: Path, tmp_path: P
     assert np.array_equal(faces[1], faces[2])
     seen = [read_image(out / "acquisition" / "face.png") for out in (plain, erased)]
     assert np.array_equal(seen[0], seen[1])  # what the camera recorded is what it recorded
-    assert_one_error(anonymize(face_file, "--out", tmp_path / "many", "--erase-shape", "41"), "1 to 40 directions", "41")
+    assert_one_error(anonymize(face_file, "--out", tmp_path / "many", "--erase-shape", "41"), "1 to 40 directions")
 
 
 @pytest.fixture

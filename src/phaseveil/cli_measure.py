@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from phaseveil.cli_options import CAMERA_HELP, PERCEPTUAL_HELP, RECOGNISER_HELP, Device, EraseShape, Json, Out, Overrides, say
+from phaseveil.cli_options import (
+    CAMERA_HELP,
+    PERCEPTUAL_HELP,
+    RECOGNISER_HELP,
+    Device,
+    EraseShape,
+    Json,
+    Out,
+    Overrides,
+    say,
+)
 from phaseveil.progress import progress
 
 

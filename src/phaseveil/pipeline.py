@@ -172,7 +172,9 @@ class PhaseVeil:
         if directions == 0:
             return self
         if not isinstance(self.engine, TorchEngine):
-            raise ConfigError("the shape is erased by the engine torch alone; leave the other engine or the erasure out")
+            raise ConfigError(
+                "the shape is erased by the engine torch alone; leave the other engine or the erasure out"
+            )
         chosen = (eraser or load_shape_eraser()).first(directions).to(self.device)
         other = copy.copy(self)
         other.pair = Pair(self.heatmap_net, self.networks.generator, chosen)

@@ -58,6 +58,7 @@ def test_the_seed_decides_and_every_control_matters(studio: Studio, visit: Visit
         Controls(seed=4, domain="female"),
         Controls(seed=3, domain="male"),
         Controls(seed=3, domain="female", strength=0.2),
+        Controls(seed=3, domain="female", erase_shape=20),
         Controls(seed=3, domain="female", camera="identity"),
     )
     for controls in others:

@@ -7,7 +7,14 @@ from torch.nn import functional
 
 from phaseveil.data.heatmaps import draw_heatmaps
 from phaseveil.errors import CheckpointError, ConfigError
-from phaseveil.models.shape import ShapeConfig, ShapeEraser, Warp, load_shape_eraser, save_shape_eraser
+from phaseveil.models.shape import (
+    ShapeConfig,
+    ShapeEraser,
+    Warp,
+    expression_readings,
+    load_shape_eraser,
+    save_shape_eraser,
+)
 
 PERSONS, DIMENSIONS = 3000, 6
 
@@ -68,6 +75,25 @@ def test_no_other_map_that_erases_moves_the_points_less(people: tuple[Tensor, Te
     moved = points @ axes @ axes.T
     assert explained((points - moved).unflatten(1, (68, 2)).float(), embeddings) < 0.06
     assert (eraser(landmarks) - landmarks).square().sum() < moved.square().sum()
+
+
+def test_an_expression_stays_and_the_rest_goes(people: tuple[Tensor, Tensor]) -> None:
+    landmarks, embeddings = people
+    readings = expression_readings()
+    keeping = ShapeEraser.fit(landmarks, embeddings, ShapeConfig(DIMENSIONS), ridge=0, kept=readings)
+    erased = keeping(landmarks).flatten(1)
+    torch.testing.assert_close(erased @ readings.T, landmarks.flatten(1) @ readings.T, rtol=0, atol=1e-6)
+    noise = 1e-5 * torch.randn(erased.shape, generator=torch.Generator().manual_seed(1))
+    assert explained(erased + noise, embeddings) < explained(landmarks, embeddings) - 0.2
+
+
+def test_expression_is_read_where_it_shows() -> None:
+    face = load_shape_eraser().mean.unflatten(0, (68, 2)).clone()
+    neutral = expression_readings() @ face.flatten()
+    face[[48, 54], 1] -= 0.02  # the corners of the mouth go up
+    face[[41, 40, 46, 47], 1] += 0.01  # the lower lids go down
+    change = expression_readings() @ face.flatten() - neutral
+    torch.testing.assert_close(change, torch.tensor([0.0, -0.02, 0.0, 0.01]), rtol=0, atol=1e-6)
 
 
 def test_impossible_numbers_of_directions_are_refused(eraser: ShapeEraser) -> None:

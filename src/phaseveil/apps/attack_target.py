@@ -62,7 +62,11 @@ class Target:
 
     def digest(self) -> str:
         """Checksum of optics, sensor and networks."""
-        networks = [self.camera, self.heatmap_net, self.pipeline.networks if self.pipeline else None]
+        networks: list[nn.Module | None] = [
+            self.camera,
+            self.heatmap_net,
+            self.pipeline.networks if self.pipeline else None,
+        ]
         if self.pipeline is not None and self.pipeline.pair.eraser is not None:
             networks.append(self.pipeline.pair.eraser)
         text = f"{type(self.camera).__name__}|{sorted(plain_config(self.camera.config).items())}|{self.size}"

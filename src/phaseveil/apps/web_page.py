@@ -30,6 +30,8 @@ CAMERA_NOTE = "The networks were trained behind their own camera; behind others 
 HEIGHT_NOTE = "1 as learned, 0 a flat plate"
 ATTACK_NOTE = "What somebody who has the acquisition and knows the camera's exact PSF can recover."
 STRENGTH_NOTE = "0 average, 1 the seed's own"
+SHAPE_NOTE = "directions of the face's shape that tell persons apart, taken out before it is drawn"
+MOST_ERASED = 40  # all that the bundled eraser holds
 
 # Hand the address of a file to the browser as a download.
 SAVE = """(address) => {
@@ -138,7 +140,7 @@ def _layout(desk: Desk, camera: str, local: bool) -> Parts:
 
 
 def _controls(desk: Desk, camera: str) -> tuple[list[Any], Any]:
-    """Seed, strength, domain, camera and mask height, in the order of :class:`Controls`, and the button for a seed."""
+    """One a field of :class:`Controls`, in its order, and the button for a seed."""
     seed = gradio.Slider(0, SEEDS_SHOWN, value=0, step=1, label="Seed", info="same seed, same face", elem_id="seed")
     another = gradio.Button("Somebody else", variant="primary", size="md", elem_id="another")
     domain = gradio.Radio(
@@ -146,6 +148,9 @@ def _controls(desk: Desk, camera: str) -> tuple[list[Any], Any]:
     )
     strength = gradio.Slider(
         0, 1.5, value=STRENGTH, step=0.05, label="Style strength", info=STRENGTH_NOTE, elem_id="strength"
+    )
+    erased = gradio.Slider(
+        0, MOST_ERASED, value=0, step=5, label="Shape erased", info=SHAPE_NOTE, elem_id="erase-shape"
     )
     names = dict.fromkeys((OWN, *BASELINES, camera))
     labels = CAMERA_NAMES | {OWN: "learned mask" if desk.studio.has_mask(OWN) else "the weights' own"}
@@ -166,7 +171,7 @@ def _controls(desk: Desk, camera: str) -> tuple[list[Any], Any]:
         interactive=desk.studio.has_mask(camera),
         elem_id="mask-height",
     )
-    return [seed, strength, domain, chosen, height], another
+    return [seed, strength, domain, chosen, height, erased], another
 
 
 def _connect(desk: Desk, parts: Parts) -> None:
@@ -203,7 +208,7 @@ def _connect(desk: Desk, parts: Parts) -> None:
 
 
 def _connect_optics(desk: Desk, parts: Parts, quiet: dict[str, Any]) -> None:
-    camera, height = parts.controls[3:]
+    camera, height = parts.controls[3:5]
 
     def optics(*values: Any) -> str:
         return desk.optics(read(values))
@@ -231,5 +236,5 @@ def read(values: Sequence[Any]) -> Controls:
     Raises:
         ConfigError: A number is out of its range.
     """
-    seed, strength, domain, camera, height = values
-    return Controls(int(seed), float(strength), domain or None, str(camera), float(height))
+    seed, strength, domain, camera, height, erased = values
+    return Controls(int(seed), float(strength), domain or None, str(camera), float(height), int(erased))

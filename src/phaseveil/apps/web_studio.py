@@ -48,6 +48,7 @@ class Controls:
         domain: ``female`` or ``male``; drawn from the seed where ``None``.
         camera: :data:`OWN`, or any camera's name or file.
         mask_height: Factor of the phase mask's height, 0 to 1; 0 leaves a flat plate.
+        erase_shape: Directions of the shape to erase, see :meth:`phaseveil.pipeline.PhaseVeil.erasing_shape`.
     """
 
     seed: int = 0
@@ -55,6 +56,7 @@ class Controls:
     domain: str | None = None
     camera: str = OWN
     mask_height: float = 1.0
+    erase_shape: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < SEEDS:
@@ -150,7 +152,7 @@ class Studio:
         Raises:
             ConfigError: A control is set to something impossible.
         """
-        pipeline, faces = self._behind(controls.camera, controls.mask_height), visit.task.faces
+        pipeline, faces = self._behind(controls.camera, controls.mask_height, controls.erase_shape), visit.task.faces
         seeds = [(controls.seed + index) % SEEDS for index in range(len(faces))]
         styles = pipeline.latent_styles(seeds, controls.domain, controls.strength)
         generated = pipeline.generate(faces, styles, seeds)
@@ -173,7 +175,7 @@ class Studio:
         Raises:
             ConfigError: A control is set to something impossible.
         """
-        pipeline, source = self._behind(controls.camera, controls.mask_height), visit.task.faces[:1]
+        pipeline, source = self._behind(controls.camera, controls.mask_height, 0), visit.task.faces[:1]
         acquisition = pipeline.acquire(source, [controls.seed]).cpu()
         psf = exact_psf(self.camera(controls), self.size, controls.seed)
         tuned = tune(METHODS["wiener"], acquisition, psf, lambda images: psnr(images, source).item())
@@ -190,14 +192,16 @@ class Studio:
 
     def camera(self, controls: Controls) -> Camera:
         """The chosen camera, not frozen for a size, its mask as high as chosen."""
-        return self._behind(controls.camera, controls.mask_height).camera.optics
+        return self._behind(controls.camera, controls.mask_height, 0).camera.optics
 
     def has_mask(self, name: str) -> bool:
         """Whether a camera has a phase mask that is not flat."""
-        return has_mask(self._behind(name, 1.0).camera.optics)
+        return has_mask(self._behind(name, 1.0, 0).camera.optics)
 
-    def _place(self, name: str, mask_height: float) -> PhaseVeil:
+    def _place(self, name: str, mask_height: float, erase_shape: int) -> PhaseVeil:
         """The networks behind a camera."""
+        if erase_shape:
+            return self._behind(name, mask_height, 0).erasing_shape(erase_shape)
         camera = self._pipeline.camera.optics if name == OWN else load_camera(name)
         return self._pipeline.with_camera(scaled_mask(camera, mask_height))
 

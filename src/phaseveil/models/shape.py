@@ -44,7 +44,8 @@ class ShapeEraser(nn.Module):
     where :math:`\Sigma` is the covariance of the points and :math:`Q` the principal directions, most identifying first,
     of the whitened points' regression on a face recogniser's embedding: least-squares concept erasure [Belrose et al.
     2023, LEACE, arXiv 2306.03819] of its first n directions. With all of them no linear reader finds anything of the
-    embedding, and no other affine map moves the points less.
+    embedding, and no other affine map moves the points less. Readings that have to stay as they are, such as those of
+    :func:`expression_readings`, are kept by directions that are orthogonal to the whitened readings.
 
     Args:
         config: How many directions it holds.
@@ -63,7 +64,14 @@ class ShapeEraser(nn.Module):
 
     @classmethod
     @torch.no_grad()
-    def fit(cls, landmarks: Tensor, embeddings: Tensor, config: ShapeConfig, ridge: float = 0.1) -> "ShapeEraser":
+    def fit(
+        cls,
+        landmarks: Tensor,
+        embeddings: Tensor,
+        config: ShapeConfig,
+        ridge: float = 0.1,
+        kept: Tensor | None = None,
+    ) -> "ShapeEraser":
         """Find the directions.
 
         Args:
@@ -71,6 +79,7 @@ class ShapeEraser(nn.Module):
             embeddings: A recogniser's, of the same photographs. Shape ``(N, D)``.
             config: How many directions.
             ridge: Of the regression, in mean variances of an embedding's coordinate.
+            kept: Linear readings of the points that erasure leaves as they are. Shape ``(R, 136)``, R small.
         """
         points, known = landmarks.flatten(1).double(), embeddings.double()
         mean = points.mean(dim=0)
@@ -81,6 +90,9 @@ class ShapeEraser(nn.Module):
         covariance = known.T @ known / len(known)
         penalty = ridge * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
         told = known @ torch.linalg.solve(covariance + penalty, known.T @ white / len(known))
+        if kept is not None:
+            readings = torch.linalg.qr((kept.double() @ (axes * spread)).T).Q
+            told = told - told @ readings @ readings.T
         directions = torch.linalg.eigh(told.T @ told).eigenvectors.flip(1)[:, : config.directions]
         eraser = cls(config)
         eraser.mean.copy_(mean)
@@ -115,6 +127,22 @@ class ShapeEraser(nn.Module):
         points = landmarks.flatten(1)
         told = (points - self.mean) @ self.analysis.T
         return (points - told @ self.synthesis.T).unflatten(1, (NUM_LANDMARKS, 2))
+
+
+def expression_readings() -> Tensor:
+    """What tells an expression: opening of the mouth, height of its corners, its width, opening of the eyes.
+
+    Returns:
+        Sums over coordinates of the 68 points, in the points' unit. Shape ``(4, 136)``, float32.
+    """
+    x, y = 0, 1
+    readings = torch.zeros(4, NUM_LANDMARKS, 2)
+    mouth, corners, width, eyes = readings
+    mouth[66, y], mouth[62, y] = 1.0, -1.0
+    corners[[48, 54], y], corners[[51, 57], y] = 0.5, -0.5
+    width[54, x], width[48, x] = 1.0, -1.0
+    eyes[[40, 41, 46, 47], y], eyes[[37, 38, 43, 44], y] = 0.25, -0.25
+    return readings.flatten(1)
 
 
 class Warp:
