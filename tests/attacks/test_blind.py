@@ -60,7 +60,7 @@ def test_the_right_member_is_found_on_a_real_picture(
 
 def gaussians(*sigmas: float) -> Tensor:
     """PSFs of these widths, pixels."""
-    cameras = [build_camera(CameraConfig(kind="gaussian", gaussian_sigma=s / SIZE, psf_support=0.6)) for s in sigmas]
+    cameras = [build_camera(CameraConfig(kind="gaussian", gaussian_sigma=s / SIZE, psf_support=0.75)) for s in sigmas]
     return torch.stack([camera.psf(SIZE) for camera in cameras])
 
 

@@ -21,7 +21,11 @@ EACH_METHOD = pytest.mark.parametrize("name", list(METHODS))
 
 def gaussian(sigma: float, sensor: SensorConfig = FINE) -> Camera:
     """A Gaussian camera; sigma in pixels of a 64-px frame."""
-    return build_camera(CameraConfig(kind="gaussian", gaussian_sigma=sigma / SIZE, sensor=sensor))
+    return build_camera(
+        CameraConfig(
+            kind="gaussian", gaussian_sigma=sigma / SIZE, psf_support=max(0.32, 6 * sigma / SIZE), sensor=sensor
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,7 @@ def camera_of(psf: Tensor) -> Camera:
         def psf(self, size: int) -> Tensor:
             return psf
 
-    return Fixed(CameraConfig(kind="gaussian", psf_support=9 / SIZE, sensor=FINE))
+    return Fixed(CameraConfig(kind="gaussian", gaussian_sigma=1 / SIZE, psf_support=9 / SIZE, sensor=FINE))
 
 
 @EACH_METHOD

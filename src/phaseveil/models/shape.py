@@ -1,6 +1,5 @@
 """Erasure of the identity in a face's shape: the directions of the 68 landmarks that tell persons apart, taken out."""
 
-import copy
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -113,13 +112,14 @@ class ShapeEraser(nn.Module):
             raise ConfigError(
                 f"choose 1 to {self.config.directions} directions of the shape to erase, got {directions}"
             )
-        fewer = copy.copy(self)
-        fewer.config = ShapeConfig(directions)
-        fewer._buffers = {
-            "mean": self.mean,
-            "analysis": self.analysis[:directions],
-            "synthesis": self.synthesis[:, :directions],
-        }
+        fewer = ShapeEraser(ShapeConfig(directions)).to(self.mean.device)
+        fewer.load_state_dict(
+            {
+                "mean": self.mean,
+                "analysis": self.analysis[:directions],
+                "synthesis": self.synthesis[:, :directions],
+            }
+        )
         return fewer
 
     def forward(self, landmarks: Tensor) -> Tensor:
