@@ -103,7 +103,8 @@ def main() -> None:
         for entry in arguments.cameras:
             camera, _, weights = entry.partition(":")
             found = strongest(camera, Path(weights) if weights else None, options, arguments.attacks)
-            write_json(arguments.out / f"{found['camera']}.json", found)
+            erased = f"-erased-{options.erase_shape}" if options.erase_shape else ""
+            write_json(arguments.out / f"{found['camera']}{erased}.json", found)
             print(f"{found['camera']}: {found['pairs']} pairs, {found['persons']} persons, "
                   f"landmark error {percent(found['landmark_error'])}")  # fmt: skip
             for key, figures in found["attacks"].items():

@@ -4,12 +4,13 @@
 
 A linear discriminant [Fisher 1936, Annals of Eugenics 7, 179] on 68 landmarks by dlib, trained on the persons that
 belong to `phaseveil attack`'s attacker and scored on all pairs of the others: on erased landmarks of clear photographs
-(*geometry*), and on landmarks of new faces, of which the attacker draws as many as of their own photographs. Beside it
+(*geometry*), and on landmarks of new faces, of which the attacker draws one of each own photograph. Beside it
 dlib's recogniser off the shelf on the new faces. Landmarks of new faces are found anew, a latent style for each face.
 """
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.pipeline import make_pipeline
 
 from phaseveil.apps.attack import Options, gather
+from phaseveil.apps.attack_card import bounds
 from phaseveil.apps.attack_data import BUDGETS, Study
 from phaseveil.apps.attack_results import plain, write_json
 from phaseveil.apps.attack_target import acquire, draw_faces
@@ -120,6 +122,13 @@ def moved(study: Study, clear: Rows, shown: Rows) -> float:
     return float(normalised_mean_error(*points).mean())
 
 
+def described(count: int, record: dict[str, Any]) -> Iterator[str]:
+    """The figures of one number of directions, as lines."""
+    for artefact, figures in record.items():
+        yield f"{count} erased, {artefact}: points moved by {figures['moved']:.1%}"
+        yield from (f"  {name:<14} AUC {bounds(one['auc'])}" for name, one in figures.items() if name != "moved")
+
+
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -148,11 +157,7 @@ def main() -> None:
                 record["new faces"]["off the shelf"] = verified(study, off_the_shelf)
             found[str(count)] = plain(record)
             write_json(arguments.out / "shape_attack.json", found)
-            for artefact, figures in record.items():
-                print(f"{count} erased, {artefact}: points moved by {figures.pop('moved'):.1%}")
-                for name, one in figures.items():
-                    print(f"  {name:<14} AUC {one['auc']['value']:.3f} [{one['auc']['low']:.3f}, "
-                          f"{one['auc']['high']:.3f}]", flush=True)  # fmt: skip
+            print("\n".join(described(count, found[str(count)])), flush=True)
     except PhaseVeilError as error:
         sys.exit(f"error: {error}")
 

@@ -158,7 +158,7 @@ class PhaseVeil:
 
         New faces keep their source's geometry, by which a recogniser that was trained on them links them. This takes
         the most identifying directions of the 68 landmarks out of heatmap and acquisition before a face is drawn; the
-        face then follows its source less closely. ``docs/measuring.md`` has figures for both.
+        face then follows its source less closely. ``docs/shape.md`` has figures for both.
 
         Args:
             directions: How many, 1 to 40; none where 0.

@@ -98,12 +98,12 @@ def attack(
         CheckpointError: Weights are missing, damaged or do not fit.
         TrainingError: An attacker's training diverged.
     """
-    return attack_target(load_target(camera, load_camera(camera), weights), options, say, stage)
+    target = load_target(camera, load_camera(camera), weights).erasing_shape(options.erase_shape)
+    return attack_target(target, options, say, stage)
 
 
 def attack_target(target: Target, options: Options, say: Callable[[str], None], stage: Stage = progress) -> Card:
-    """:func:`attack` on a camera that is built already, with its networks."""
-    target = target.erasing_shape(options.erase_shape)
+    """:func:`attack` on a camera that is built already, with its networks, erasing what their pipeline does."""
     others = [*bundled_points(), *read_points(options.against)]
     perceptual = LPIPS(options.perceptual) if options.perceptual is not None else None
     photographs, recogniser, study = gather(options, target.size, stage)
@@ -156,7 +156,7 @@ def _settings(target: Target, options: Options, recogniser: str, key: str) -> Re
             "budget": describe_budget(target, options.budget),
             "seed": options.seed,
             "strength": STRENGTH,
-            "erased_directions": options.erase_shape,
+            "erased_directions": target.pipeline.erased_directions if target.pipeline else 0,
             "pairs": {"file": options.pairs.name, "digest": _digest(options.pairs)},
             "recogniser": {"name": recogniser, "digest": key},
             "perceptual": None if options.perceptual is None else _digest(options.perceptual),

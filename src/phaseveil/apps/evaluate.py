@@ -284,11 +284,9 @@ def digest_of(pipeline: PhaseVeil) -> str:
     digest = hashlib.sha256()
     modules: dict[str, nn.Module] = {
         "camera": pipeline.camera,
-        "heatmap": pipeline.heatmap_net,
+        "pair": pipeline.pair,
         "face": pipeline.networks,
     }
-    if pipeline.pair.eraser is not None:
-        modules["eraser"] = pipeline.pair.eraser
     for part, module in modules.items():
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(f"{part}.{name} {tuple(tensor.shape)}".encode())

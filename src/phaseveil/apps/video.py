@@ -42,9 +42,7 @@ class VideoBatch:
 
     def __init__(self, pipeline: PhaseVeil, styles: Styles, options: Options, out: Path) -> None:
         self._pipeline, self._styles, self._options, self._out = pipeline, styles, options, out
-        modules = [pipeline.camera, pipeline.heatmap_net, pipeline.networks]
-        if pipeline.pair.eraser is not None:
-            modules.append(pipeline.pair.eraser)
+        modules = (pipeline.camera, pipeline.pair, pipeline.networks)
         self._networks_digest = _digest(tensor for module in modules for tensor in module.state_dict().values())
 
     def run(self, inputs: Sequence[str], progress: Progress, say: Say) -> Summary:

@@ -15,6 +15,7 @@ import gradio
 from phaseveil.apps import web_view
 from phaseveil.apps.web_desk import WAITING, Desk
 from phaseveil.apps.web_studio import BASELINES, OWN, VISITS, Controls
+from phaseveil.models.shape import ShapeConfig
 from phaseveil.pipeline import STRENGTH
 
 TITLE = "PhaseVeil"
@@ -31,7 +32,6 @@ HEIGHT_NOTE = "1 as learned, 0 a flat plate"
 ATTACK_NOTE = "What somebody who has the acquisition and knows the camera's exact PSF can recover."
 STRENGTH_NOTE = "0 average, 1 the seed's own"
 SHAPE_NOTE = "directions of the face's shape that tell persons apart, taken out before it is drawn"
-MOST_ERASED = 40  # all that the bundled eraser holds
 
 # Hand the address of a file to the browser as a download.
 SAVE = """(address) => {
@@ -150,7 +150,7 @@ def _controls(desk: Desk, camera: str) -> tuple[list[Any], Any]:
         0, 1.5, value=STRENGTH, step=0.05, label="Style strength", info=STRENGTH_NOTE, elem_id="strength"
     )
     erased = gradio.Slider(
-        0, MOST_ERASED, value=0, step=5, label="Shape erased", info=SHAPE_NOTE, elem_id="erase-shape"
+        0, ShapeConfig.directions, value=0, step=5, label="Shape erased", info=SHAPE_NOTE, elem_id="erase-shape"
     )
     names = dict.fromkeys((OWN, *BASELINES, camera))
     labels = CAMERA_NAMES | {OWN: "learned mask" if desk.studio.has_mask(OWN) else "the weights' own"}

@@ -61,7 +61,8 @@ class Pair(nn.Module):
             style_code: Codes of unit RMS. Shape ``(B, style_dim)``.
         """
         drawable = self.drawable(acquisition, self.heatmap_net(acquisition))
-        return Redrawn(self.generator(*drawable[:2], style_code), *drawable[1:])
+        face = self.generator(drawable.acquisition, drawable.heatmap, style_code)
+        return Redrawn(face, drawable.heatmap, drawable.landmarks)
 
     def drawable(self, acquisition: Tensor, geometry: HeatmapOutput) -> Drawable:
         """What faces are drawn from: acquisition and geometry, both without the identity in their shape if so set.
