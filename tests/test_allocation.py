@@ -6,9 +6,11 @@ import sys
 import pytest
 
 PROBE = """
-import resource, sys
+import ctypes, resource, sys
 import numpy as np
 from phaseveil.allocation import keep_freed_memory
+PR_SET_THP_DISABLE = 41  # with transparent huge pages a fault may bring 4 KiB or 2 MiB, as memory lies free
+assert ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
 if sys.argv[1] == "kept":
     keep_freed_memory()
 def faults():
