@@ -30,7 +30,7 @@ LAYERS = (
     ("checkpoint",),
     ("config",),
     ("progress",),
-    ("allocation", "errors"),
+    ("allocation", "errors", "precision"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -15,7 +15,7 @@ from phaseveil.models.heatmap import HeatmapConfig, HeatmapNet
 from phaseveil.models.pair import Redrawn
 from phaseveil.models.shape import load_shape_eraser
 from phaseveil.optics.camera import load_camera
-from phaseveil.pipeline import native_dtype, usable_device
+from phaseveil.pipeline import usable_device
 
 SIZE = 32  # of the tiny networks
 
@@ -93,17 +93,6 @@ def test_bfloat16_differs_little(pipeline: PhaseVeil, tiny_weights: Path, face_c
     difference = np.abs(np.asarray(quick(face_crop).face, dtype=float) - np.asarray(pipeline(face_crop).face))
     assert difference.mean() < 3
     assert quick(face_crop).heatmap.dtype == np.float32
-
-
-@pytest.mark.parametrize(
-    ("able", "dtype"),
-    [({"amx_bf16": True}, torch.bfloat16), ({"avx512_bf16": True}, torch.bfloat16), ({"avx2": True}, torch.float32)],
-)
-def test_the_precision_suits_the_processor(
-    monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], dtype: torch.dtype
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    assert native_dtype(torch.device("cpu")) == dtype
 
 
 def test_another_camera_can_be_named(tiny_weights: Path, face_crop: np.ndarray) -> None:

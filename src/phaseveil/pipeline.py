@@ -24,6 +24,7 @@ from phaseveil.models.pair import Pair
 from phaseveil.models.shape import ShapeEraser, load_shape_eraser
 from phaseveil.models.style import unit_rms
 from phaseveil.optics.camera import Camera, load_camera
+from phaseveil.precision import native_dtype
 
 NOISE_STREAM = 0x6E6F6973
 MEAN_STREAM, MEAN_LATENTS = 0x6D65616E, 1024
@@ -371,15 +372,6 @@ def domain_index(domain: str) -> int:
     if domain not in DOMAINS:
         raise ConfigError(f"unknown domain {domain!r}; use {' or '.join(DOMAINS)}")
     return DOMAINS.index(domain)
-
-
-def native_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where PyTorch says that the device computes in it (three times as fast on AMX), else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    # Older releases of PyTorch cannot tell.
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32
 
 
 def usable_device(name: str) -> torch.device:

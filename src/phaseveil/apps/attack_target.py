@@ -28,7 +28,8 @@ from phaseveil.optics.camera import (
 )
 from phaseveil.optics.dynamic import DynamicCamera
 from phaseveil.optics.sensor import SensorConfig
-from phaseveil.pipeline import PhaseVeil, native_dtype
+from phaseveil.pipeline import PhaseVeil
+from phaseveil.precision import mixed_precision
 from phaseveil.run_state import seeded
 from phaseveil.training.pictures import heatmap_pictures
 
@@ -224,10 +225,9 @@ def view_of_faces(pipeline: PhaseVeil) -> Acquire:
 @torch.inference_mode()
 def draw_heatmaps(network: HeatmapNet, acquisitions: Tensor) -> Tensor:
     """Heatmaps in colour, as the card shows them. ``(B, 3, S, S)`` → ``(B, 3, S/2, S/2)``, 0 to 1."""
-    bf16 = native_dtype(acquisitions.device) == torch.bfloat16
     drawn = []
     for part in acquisitions.split(BATCH):
-        with torch.autocast(part.device.type, torch.bfloat16, enabled=bf16):
+        with mixed_precision(part.device):
             output = network(part.contiguous(memory_format=torch.channels_last))
         drawn.append(heatmap_pictures(output.heatmap, part.shape[-1] // 2))
     return torch.cat(drawn)

@@ -27,6 +27,7 @@ from phaseveil.models.folding import folded
 from phaseveil.models.heatmap import HeatmapConfig, HeatmapNet
 from phaseveil.optics.camera import PhaseMaskCamera, load_camera
 from phaseveil.pipeline import PhaseVeil
+from phaseveil.precision import mixed_precision
 
 BATCHES = (1, 16)
 PEAK_SHAPES = ((1, 64, 64), (1, 128, 32), (16, 64, 64), (16, 128, 32), (16, 256, 16), (1, 256, 64), (4, 512, 32))
@@ -182,7 +183,7 @@ def _camera_step(batch: int) -> Callable[[], None]:
 
     def step() -> None:
         acquisition = camera(image, torch.Generator().manual_seed(0))
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision("cpu"):
             output = network(acquisition.contiguous(memory_format=torch.channels_last))
         loss = teacher_loss(output.logits, landmarks) + landmark_loss(output.landmarks, landmarks)
         _descend(optimizer, loss)
@@ -200,11 +201,11 @@ def _face_step(batch: int) -> Callable[[], None]:
     domain = torch.zeros(batch, dtype=torch.int64)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision("cpu"):
             fake = networks.generator(image, heatmap, networks.style_encoder(image, domain))
             real, drawn = (discriminator(face, heatmap, domain) for face in (image, fake.detach()))
         _descend(judging, adversarial.discriminator_loss(real, drawn))
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision("cpu"):
             convinced = adversarial.generator_loss(discriminator(fake, heatmap, domain))
         _descend(learning, convinced + adversarial.reconstruction_loss(fake, image))
 

@@ -28,6 +28,7 @@ from phaseveil.config import to_mapping
 from phaseveil.errors import ConfigError, InputError
 from phaseveil.metrics.dlib_resnet import DlibResNet
 from phaseveil.models.blocks import NormalisedBlock, conv3, double, to_channels_last
+from phaseveil.precision import mixed_precision
 from phaseveil.progress import Report
 from phaseveil.run_state import require_finite, save_state, seeded
 
@@ -201,7 +202,7 @@ def restore(network: InversionNet, acquisitions: Tensor, batch_size: int = 32) -
     device = next(network.parameters()).device
     restored = [torch.empty(0, *acquisitions.shape[1:])]
     for start in range(0, len(acquisitions), batch_size):
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             batch = network(to_layout(acquisitions[start : start + batch_size], device))
         restored.append(batch.clamp(0, 1).cpu())
     return torch.cat(restored)
@@ -225,7 +226,7 @@ def inversion_loss(
         landmarks: Normalised to [0, 1]. Shape ``(B, 68, 2)``.
         config: Weights.
     """
-    with torch.autocast(seen.device.type, torch.bfloat16):
+    with mixed_precision(seen.device):
         restored = network(to_layout(seen, seen.device))
     loss = functional.l1_loss(restored, clear) + config.gradient_weight * gradient_distance(restored, clear)
     if recogniser is None:

@@ -175,4 +175,5 @@ class ConstraintMultiplier:
 
 def scale_gradient(tensor: Tensor, factor: float) -> Tensor:
     """The tensor itself, its gradient multiplied on the way back: what lies before sees the loss at another weight."""
-    return tensor * factor + (tensor * (1 - factor)).detach()
+    still = tensor.detach()
+    return still + factor * (tensor - still)

@@ -369,7 +369,7 @@ def _validate(
         batch = faces.batch(indices)
         image = batch.image.to(device)
         acquisition = camera(image, seeded(config.seed, number, 2, device))
-        with torch.autocast(image.device.type, torch.bfloat16):
+        with mixed_precision(image.device.type):
             landmarks = network(acquisition.contiguous(memory_format=torch.channels_last)).landmarks
         errors.append(normalised_mean_error(landmarks.cpu(), batch.landmarks))
         differences.append((acquisition - image).square().mean(dim=(1, 2, 3)).cpu())

@@ -407,7 +407,7 @@ def _save_samples(path: Path, faces: FaceDataset, run: Run, config: FaceTraining
     batch = faces.batch(torch.linspace(0, len(faces) - 1, 12).long())
     networks = run.ema.module
     source = batch.image.to(device)
-    with torch.autocast(torch.device(device).type, torch.bfloat16):
+    with mixed_precision(device):
         acquisition = run.camera(source, seeded(config.seed, 0, 3, device))
         heatmap = run.heatmap_net(acquisition).heatmap
         domain = batch.domain.to(device)

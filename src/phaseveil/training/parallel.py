@@ -9,12 +9,13 @@ parts, several times. Without ``accelerate launch`` there is one process and not
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
+from phaseveil import precision
 from phaseveil.engines.packages import need
 from phaseveil.errors import ConfigError
 
@@ -131,9 +132,9 @@ def join(device: str) -> Processes:
     """
     if not {PRECISION, "WORLD_SIZE"} & os.environ.keys():
         return Processes(device=device)
-    precision = os.environ.get(PRECISION, "bf16")
-    if precision not in ("no", "bf16"):
-        raise ConfigError(f"--mixed_precision {precision}: use bf16 or no")
+    asked = os.environ.get(PRECISION, "bf16")
+    if asked not in ("no", "bf16"):
+        raise ConfigError(f"--mixed_precision {asked}: use bf16 or no")
     need("accelerate", extra="train")
     from accelerate import PartialState  # type: ignore[import-untyped]
     from accelerate.utils import parse_flag_from_env  # type: ignore[import-untyped]
@@ -149,9 +150,12 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def mixed_precision(device: str) -> AbstractContextManager[Any]:
-    """bfloat16 where it does no harm; float32 after ``accelerate launch --mixed_precision no``."""
-    return torch.autocast(device, torch.bfloat16, enabled=os.environ.get(PRECISION) != "no")
+def mixed_precision(device: str) -> torch.autocast:
+    """What ``accelerate launch --mixed_precision`` asks for; if nothing, what the device computes in."""
+    asked = os.environ.get(PRECISION)
+    if asked is None:
+        return precision.mixed_precision(device)
+    return torch.autocast(device, torch.bfloat16, enabled=asked != "no")
 
 
 class _Sum(torch.autograd.Function):

@@ -1,0 +1,33 @@
+import pytest
+import torch
+from torch import nn
+
+from phaseveil.precision import mixed_precision, native_dtype
+from phaseveil.training import parallel
+
+PROCESSORS = [
+    ({"amx_bf16": True}, torch.bfloat16),
+    ({"avx512_bf16": True}, torch.bfloat16),
+    ({"avx2": True}, torch.float32),
+]
+
+
+@pytest.mark.parametrize(("able", "dtype"), PROCESSORS)
+def test_the_precision_suits_the_processor(
+    monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.delenv(parallel.PRECISION, raising=False)
+    assert native_dtype(torch.device("cpu")) == dtype
+    layer, given = nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)
+    for context in (mixed_precision("cpu"), mixed_precision(given.device), parallel.mixed_precision("cpu")):
+        with context:
+            assert layer(given).dtype == dtype
+
+
+@pytest.mark.parametrize(("asked", "dtype"), [("bf16", torch.bfloat16), ("no", torch.float32)])
+def test_accelerate_may_ask_for_another(monkeypatch: pytest.MonkeyPatch, asked: str, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": asked == "no"})
+    monkeypatch.setenv(parallel.PRECISION, asked)
+    with parallel.mixed_precision("cpu"):
+        assert nn.Conv2d(3, 4, 3)(torch.zeros(1, 3, 8, 8)).dtype == dtype
