@@ -23,6 +23,15 @@ SIZE = 32  # side of the drawn faces, pixels
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # some tests look for onnxruntime by importing it
 
 
+@pytest.fixture(params=["float32", "bfloat16"])
+def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    """What networks compute in, in turn on a processor without bfloat16 and on one with it, whatever this one has."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": request.param == "bfloat16"})
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    dtype: torch.dtype = getattr(torch, request.param)
+    return dtype
+
+
 @pytest.fixture(scope="session")
 def astronaut() -> np.ndarray:
     """A photograph with one face (NASA, public domain). Shape ``(512, 512, 3)``, uint8."""

@@ -177,6 +177,7 @@ def test_a_failed_write_leaves_the_last_state(
     assert list(tmp_path.iterdir()) == [state]
 
 
+@pytest.mark.usefixtures("native")
 def test_mixed_precision_and_the_batch_hardly_move_an_embedding(scenes: np.ndarray, landmarks: Tensor) -> None:
     network, images = DlibResNet(), to_images(scenes)
     together = embed(network, images, landmarks)

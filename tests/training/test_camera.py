@@ -91,7 +91,7 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("pictures", "native")
 def test_a_run_changes_mask_and_network_and_exports_them(config: CameraTraining) -> None:
     out = Path(config.out)
     figures = train_camera(config, say=quiet)

@@ -168,6 +168,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(config: FaceTraining, tmp_pat
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
 
 
+@pytest.mark.usefixtures("native")
 def test_a_run_trains_everything_and_exports_it(config: FaceTraining) -> None:
     out = Path(config.out)
     said: list[str] = []
