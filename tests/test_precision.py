@@ -25,6 +25,18 @@ def test_the_precision_suits_the_processor(
             assert layer(given).dtype == dtype
 
 
+@pytest.mark.parametrize(("able", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_older_releases_of_pytorch_tell_in_another_way(
+    monkeypatch: pytest.MonkeyPatch, able: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able, raising=False)
+    assert native_dtype(torch.device("cpu")) == dtype
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert native_dtype(torch.device("cpu")) == torch.float32
+
+
 @pytest.mark.parametrize(("asked", "dtype"), [("bf16", torch.bfloat16), ("no", torch.float32)])
 def test_accelerate_may_ask_for_another(monkeypatch: pytest.MonkeyPatch, asked: str, dtype: torch.dtype) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": asked == "no"})

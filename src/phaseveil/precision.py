@@ -7,9 +7,12 @@ def native_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where PyTorch says that the device computes in it (three times as fast on AMX), else float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    # Older releases of PyTorch cannot tell.
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32
+    if hasattr(torch.cpu, "get_capabilities"):
+        able = torch.cpu.get_capabilities()
+        computes = able.get("amx_bf16") or able.get("avx512_bf16")
+    else:  # older releases of PyTorch, of which the oldest cannot tell
+        computes = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("amx_tile", "avx512_bf16"))
+    return torch.bfloat16 if computes else torch.float32
 
 
 def mixed_precision(device: str | torch.device) -> torch.autocast:
