@@ -12,7 +12,7 @@ demo: $(RUNTIME)
 	$(BIN)/phaseveil anonymize examples/crops --out out/demo --save acquisition,heatmap,sheet
 	$(BIN)/phaseveil anonymize examples/photographs --out out/demo/photographs --align
 
-# Two processes of one thread each take 0.6 of the time of one of two threads; more of them only where there is memory.
+# Two processes of one thread each are quicker than one of two threads; more of them only where there is memory.
 WORKERS ?= 2
 test: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov=phaseveil --cov-report=term-missing:skip-covered --cov-fail-under=85

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from skimage import data
+from torch import nn
 
 from phaseveil.data.align import align_face
 from phaseveil.data.image_io import write_png
@@ -24,12 +26,22 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # some tests look for onnxruntime by 
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
-def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
-    """What networks compute in, in turn on a processor without bfloat16 and on one with it, whatever this one has."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": request.param == "bfloat16"})
+def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A processor without bfloat16 and one with it in turn, whatever this one has; convolutions must make use of it."""
+    able = request.param == "bfloat16"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    dtype: torch.dtype = getattr(torch, request.param)
-    return dtype
+    computed: set[torch.dtype] = set()
+
+    def note(module: nn.Module, _: object, output: object) -> None:
+        if isinstance(module, nn.Conv2d) and isinstance(output, torch.Tensor):
+            computed.add(output.dtype)
+
+    hook = nn.modules.module.register_module_forward_hook(note)
+    yield
+    hook.remove()
+    assert (torch.bfloat16 in computed) == able
+    assert computed
 
 
 @pytest.fixture(scope="session")

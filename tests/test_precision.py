@@ -20,7 +20,7 @@ def test_the_precision_suits_the_processor(
     monkeypatch.delenv(parallel.PRECISION, raising=False)
     assert native_dtype(torch.device("cpu")) == dtype
     layer, given = nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)
-    for context in (mixed_precision("cpu"), mixed_precision(given.device), parallel.mixed_precision("cpu")):
+    for context in (mixed_precision("cpu"), mixed_precision(given.device), parallel.mixed_precision("cpu:0")):
         with context:
             assert layer(given).dtype == dtype
 
@@ -41,5 +41,5 @@ def test_older_releases_of_pytorch_tell_in_another_way(
 def test_accelerate_may_ask_for_another(monkeypatch: pytest.MonkeyPatch, asked: str, dtype: torch.dtype) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": asked == "no"})
     monkeypatch.setenv(parallel.PRECISION, asked)
-    with parallel.mixed_precision("cpu"):
+    with parallel.mixed_precision("cpu:0"):  # processes name their device with its number
         assert nn.Conv2d(3, 4, 3)(torch.zeros(1, 3, 8, 8)).dtype == dtype

@@ -155,7 +155,7 @@ def mixed_precision(device: str) -> torch.autocast:
     asked = os.environ.get(PRECISION)
     if asked is None:
         return precision.mixed_precision(device)
-    return torch.autocast(device, torch.bfloat16, enabled=asked != "no")
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=asked != "no")
 
 
 class _Sum(torch.autograd.Function):
