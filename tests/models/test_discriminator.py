@@ -1,11 +1,18 @@
 """The discriminator: shapes, and what its verdict depends on."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from phaseveil.losses.adversarial import r1_penalty
-from phaseveil.models.discriminator import Discriminator
+from phaseveil.models.discriminator import (
+    Discriminator,
+    FeatureDiscriminator,
+    load_discriminator,
+    save_discriminator,
+)
 
 DOMAIN = torch.tensor([0, 1, 1, 0])
 
@@ -65,3 +72,68 @@ def test_r1_stays_finite_on_equal_faces() -> None:
     domain = torch.zeros(2, dtype=torch.int64)
     r1_penalty(network(face, torch.rand(1, 5, 16, 16).repeat(2, 1, 1, 1), domain), face).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+CHANNELS = (6, 8)
+
+
+def of_features() -> FeatureDiscriminator:
+    torch.manual_seed(0)
+    return FeatureDiscriminator(CHANNELS, width=4, heatmaps=5, domains=2)
+
+
+def seen(seed: int = 0) -> list[Tensor]:
+    """Activations of two stages, the second on a grid that eight logits do not divide."""
+    random = torch.Generator().manual_seed(seed)
+    return [torch.rand(4, 6, 32, 32, generator=random), torch.rand(4, 8, 7, 7, generator=random)]
+
+
+def test_features_heatmap_and_domain_all_count_in_every_head() -> None:
+    network, (_, heatmap), (_, other_heatmap) = of_features(), inputs(), inputs(1)
+    with torch.no_grad():
+        verdict = network(seen(), heatmap, DOMAIN)
+        assert verdict.shape == (4, 2 * network.side**2)
+        for changed in (
+            network(seen(1), heatmap, DOMAIN),
+            network(seen(), other_heatmap, DOMAIN),
+            network(seen(), heatmap, 1 - DOMAIN),
+        ):
+            for one, other in zip(verdict.chunk(2, dim=1), changed.chunk(2, dim=1), strict=True):
+                assert (one - other).abs().amax(dim=1).min() > 1e-6
+
+
+def test_gradients_reach_every_head_and_the_features_but_no_mixture() -> None:
+    network, activations = of_features(), [a.requires_grad_() for a in seen()]
+    network(activations, inputs()[1], DOMAIN).square().sum().backward()
+    learned = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert {name for name, _ in network.named_parameters()} == learned
+    assert len(learned) == 2 * 6
+    assert {name for name, _ in network.named_buffers()} >= {"mixture0", "mixture1"}
+    assert all(a.grad is not None and a.grad.abs().sum() > 0 for a in activations)
+
+
+def test_heads_change_no_faster_than_their_spectral_norm_allows() -> None:
+    """Miyato et al. 2018: each convolution's matrix has a largest singular value of 1, however large its weights."""
+    network = of_features()
+    with torch.no_grad():
+        for convolution in network.heads[0]:
+            if isinstance(convolution, torch.nn.Conv2d):
+                convolution.parametrizations.weight.original.mul_(100)  # type: ignore[union-attr]
+        for _ in range(100):
+            network(seen(), inputs()[1], DOMAIN)
+        norms = [
+            torch.linalg.matrix_norm(layer.weight.flatten(1), 2)
+            for layer in network.heads[0]
+            if isinstance(layer, torch.nn.Conv2d)
+        ]
+    assert torch.stack(norms).tolist() == pytest.approx([1.0, 1.0, 1.0], rel=1e-3)
+
+
+def test_a_discriminator_of_features_is_kept_with_its_mixtures(tmp_path: Path) -> None:
+    network = of_features().eval()
+    file = save_discriminator(tmp_path / "discriminator.safetensors", network)
+    torch.manual_seed(9)
+    other = FeatureDiscriminator(CHANNELS, width=4, heatmaps=5, domains=2).eval()
+    load_discriminator(file, other)
+    heatmap = inputs()[1]
+    assert torch.allclose(network(seen(), heatmap, DOMAIN), other(seen(), heatmap, DOMAIN), atol=1e-2)

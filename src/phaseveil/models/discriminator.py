@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
 
 from phaseveil import checkpoint
 from phaseveil.models.blocks import ResidualBlock, by_domain, conv3, halve
@@ -45,7 +47,58 @@ class Discriminator(nn.Module):
         return by_domain(self.heads(features.flatten(1)).float(), domain)
 
 
-def save_discriminator(path: str | Path, discriminator: Discriminator, metadata: dict[str, Any] | None = None) -> Path:
+class FeatureDiscriminator(nn.Module):
+    """Real/fake logits from the activations of a frozen network that knows natural images: one small head a stage,
+    behind a fixed random mixture of the stage's channels [Sauer et al. 2021, arXiv 2111.01007, cross-channel mixing].
+
+    What is natural it need not learn, and the frozen network forgets nothing while the generator moves. Spectral
+    normalisation [Miyato et al. 2018, arXiv 1802.05957] bounds the heads, so that no gradient penalty is needed.
+
+    Args:
+        channels: Of each stage's activations.
+        width: Channels of the heads.
+        heatmaps: Channels of the heatmap.
+        domains: Number of domains.
+    """
+
+    side = 8
+    """Logits across and down, of each head."""
+
+    def __init__(self, channels: Sequence[int], width: int, heatmaps: int, domains: int) -> None:
+        super().__init__()
+        for stage, count in enumerate(channels):
+            self.register_buffer(f"mixture{stage}", torch.randn(width, count, 1, 1) / math.sqrt(count))
+        self.heads = nn.ModuleList(_head(width + heatmaps, width, domains) for _ in channels)
+
+    def forward(self, activations: Sequence[Tensor], heatmap: Tensor, domain: Tensor) -> Tensor:
+        """Activations ``(B, C, H, W)`` a stage, heatmaps ``(B, K, H/2, W/2)``, domains ``(B,)`` → logits ``(B, L)``,
+        as many of each stage."""
+        logits = []
+        for stage, (features, head) in enumerate(zip(activations, self.heads, strict=True)):
+            mixed = functional.conv2d(features, self.get_buffer(f"mixture{stage}"))
+            geometry = functional.adaptive_avg_pool2d(heatmap, mixed.shape[-1])
+            verdict = head(torch.cat([mixed, geometry.to(mixed.dtype)], dim=1))
+            logits.append(by_domain(functional.adaptive_avg_pool2d(verdict, self.side).flatten(2), domain))
+        return torch.cat(logits, dim=1).float()
+
+
+def _head(inputs: int, width: int, domains: int) -> nn.Sequential:
+    """Two 3 × 3 convolutions, the first at half resolution, and a logit per domain and place."""
+    return nn.Sequential(
+        spectral_norm(conv3(inputs, width, stride=2)),
+        nn.LeakyReLU(0.2),
+        spectral_norm(conv3(width, 2 * width)),
+        nn.LeakyReLU(0.2),
+        spectral_norm(nn.Conv2d(2 * width, domains, 1)),
+    )
+
+
+AnyDiscriminator = Discriminator | FeatureDiscriminator
+
+
+def save_discriminator(
+    path: str | Path, discriminator: AnyDiscriminator, metadata: dict[str, Any] | None = None
+) -> Path:
     """Write a discriminator in fp16, for runs that go on from its generator.
 
     Raises:
@@ -54,7 +107,7 @@ def save_discriminator(path: str | Path, discriminator: Discriminator, metadata:
     return checkpoint.save(path, "discriminator", {}, checkpoint.half(discriminator.state_dict()), metadata)
 
 
-def load_discriminator(path: str | Path, into: Discriminator) -> None:
+def load_discriminator(path: str | Path, into: AnyDiscriminator) -> None:
     """Fill a discriminator with what a file holds, whose shapes say which sizes it is of.
 
     Raises:

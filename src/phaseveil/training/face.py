@@ -23,7 +23,13 @@ from phaseveil.losses import adversarial
 from phaseveil.losses.perceptual import LPIPS
 from phaseveil.metrics.dlib_resnet import DlibResNet
 from phaseveil.models.blocks import to_channels_last
-from phaseveil.models.discriminator import Discriminator, load_discriminator, save_discriminator
+from phaseveil.models.discriminator import (
+    AnyDiscriminator,
+    Discriminator,
+    FeatureDiscriminator,
+    load_discriminator,
+    save_discriminator,
+)
 from phaseveil.models.face import FaceConfig, FaceNetworks, load_face_networks, save_face_networks
 from phaseveil.models.heatmap import HeatmapNet, load_heatmap_net
 from phaseveil.optics.camera import Camera, load_camera
@@ -31,10 +37,11 @@ from phaseveil.run_state import load_state, require_finite, save_state, seeded
 from phaseveil.training import face_batches
 from phaseveil.training.ema import ModelEMA
 from phaseveil.training.face_batches import FaceStep
-from phaseveil.training.face_losses import FaceLossWeights, cycle_loss, generator_losses, identity_loss
+from phaseveil.training.face_losses import Drawn, FaceLossWeights, cycle_loss, generator_losses, identity_loss, verdict
 from phaseveil.training.logging import RunLog
 from phaseveil.training.parallel import Processes, SilentLog, join, mixed_precision
 from phaseveil.training.pictures import heatmap_pictures, save_grid
+from phaseveil.training.style_bank import StyleBank
 
 
 @dataclass
@@ -50,11 +57,13 @@ class FaceTraining:
             acquired by the camera and read by ``heatmap``.
         perceptual: LPIPS weights (AlexNet or VGG16), a file.
         start: Face networks to start from, a file; fresh where empty.
-        discriminator: Discriminator to start from, a file; fresh where empty. Beside good networks a fresh one has
-            learned next to nothing after a hundred steps.
+        discriminator: Discriminator to start from, a file; fresh where empty. Beside good networks a fresh one of
+            pixels has learned next to nothing after a hundred steps.
+        judged_by: What the discriminator looks at: ``pixels``, or ``features``, the activations of ``perceptual``,
+            which knows natural images from the start. R1 is of pixels only.
         networks: Sizes of the face networks.
         jitter: Colour changes of the references; small, since the style takes up whatever varies.
-        discriminator_width: Discriminator's channels at half resolution.
+        discriminator_width: Discriminator's channels at half resolution, or of its heads.
         batch_size: Faces per step, even: half reconstruct, half translate.
         mapping_rate: Share of the learning rate that the mapping network gets (published: 0.01).
         discriminator_rate: Multiple of the learning rate that the discriminator gets.
@@ -73,6 +82,7 @@ class FaceTraining:
     perceptual: str = ""
     start: str = ""
     discriminator: str = ""
+    judged_by: str = "pixels"
     networks: FaceConfig = field(default_factory=FaceConfig)
     weights: FaceLossWeights = field(default_factory=FaceLossWeights)
     jitter: JitterConfig = field(default_factory=lambda: JitterConfig(brightness=0.03, contrast=0.03))
@@ -105,6 +115,8 @@ class FaceTraining:
             raise ConfigError(
                 "stage II: steps, log_every, save_every and the steps between costly terms must be at least 1"
             )
+        if self.judged_by not in ("pixels", "features"):
+            raise ConfigError(f"stage II: judged_by must be pixels or features, got {self.judged_by!r}")
         if not 0 <= self.reconstruction_floor <= 1 or not 0 <= self.hold < 1:
             raise ConfigError("stage II: reconstruction_floor must lie in [0, 1], hold in [0, 1)")
 
@@ -114,8 +126,8 @@ class Run:
     """Networks of a run; the first three learn, the rest is fixed."""
 
     networks: FaceNetworks
-    discriminator: Discriminator
-    bank: "StyleBank"
+    discriminator: AnyDiscriminator
+    bank: StyleBank
     ema: ModelEMA[FaceNetworks]
     optimizers: dict[str, torch.optim.Optimizer]
     camera: Camera
@@ -141,30 +153,6 @@ class Run:
     def restore(self, path: Path) -> int:
         """Continue from a state; returns the step to go on with."""
         return load_state(path, self._modules, self.optimizers)[0]
-
-
-class StyleBank(nn.Module):
-    """The last style codes that the encoder read from real faces, per domain: what latent styles should look like."""
-
-    def __init__(self, style_dim: int, capacity: int = 1024) -> None:
-        super().__init__()
-        self.codes: Tensor
-        self.seen: Tensor
-        self.register_buffer("codes", torch.zeros(len(DOMAINS), capacity, style_dim))
-        self.register_buffer("seen", torch.zeros(len(DOMAINS), dtype=torch.int64))
-
-    def add(self, codes: Tensor, domains: Tensor) -> None:
-        """Remember codes ``(B, S)`` of domains ``(B,)``, over the oldest ones."""
-        for code, domain in zip(codes.detach(), domains.tolist(), strict=True):
-            self.codes[domain, int(self.seen[domain]) % self.codes.shape[1]] = code
-            self.seen[domain] += 1
-
-    def draw(self, domain: int, count: int, generator: torch.Generator) -> Tensor | None:
-        """``count`` codes of a domain, ``None`` until it has as many."""
-        filled = min(int(self.seen[domain]), self.codes.shape[1])
-        if filled < count:
-            return None
-        return self.codes[domain, torch.randperm(filled, generator=generator)[:count].to(self.codes.device)]
 
 
 def train_face(
@@ -227,7 +215,8 @@ def _start(config: FaceTraining, processes: Processes) -> Run:
             f"{config.start}: face networks of {networks.config}, but the configuration says {config.networks}"
         )
     bank = StyleBank(config.networks.style_dim)
-    discriminator = Discriminator(size, config.discriminator_width, 5, len(DOMAINS))
+    perceptual = LPIPS(config.perceptual).to(device)
+    discriminator = _fresh_discriminator(config, perceptual)
     if config.discriminator:
         load_discriminator(config.discriminator, discriminator)
     heatmap_net = load_heatmap_net(config.heatmap or None).requires_grad_(False)
@@ -260,10 +249,17 @@ def _start(config: FaceTraining, processes: Processes) -> Run:
         camera=camera,
         heatmap_net=heatmap_net,
         judge=judge_net or through_the_camera,
-        perceptual=LPIPS(config.perceptual).to(device),
+        perceptual=perceptual,
         recogniser=DlibResNet().to(device) if config.weights.identity > 0 else None,
         processes=processes,
     )
+
+
+def _fresh_discriminator(config: FaceTraining, perceptual: LPIPS) -> AnyDiscriminator:
+    width, domains = config.discriminator_width, len(DOMAINS)
+    if config.judged_by == "features":
+        return FeatureDiscriminator(perceptual.channels, width, 5, domains)
+    return Discriminator(config.networks.size, width, 5, domains)
 
 
 def _adam(groups: list[tuple[list[nn.Parameter], float]], config: FaceTraining) -> torch.optim.Optimizer:
@@ -280,27 +276,30 @@ def _train_step(step: int, batch: FaceStep, run: Run, config: FaceTraining) -> d
 
     run.optimizers["discriminator"].zero_grad(set_to_none=True)
     judged = [
-        _descent(_discriminator_losses(step, part, fake, run, config), _discriminator_weights(config), len(parts))
-        for part, (_, fake) in zip(parts, drawn, strict=True)
+        _descent(_discriminator_losses(step, part, new, run, config), _discriminator_weights(config), len(parts))
+        for part, new in zip(parts, drawn, strict=True)
     ]
     _update(run.optimizers["discriminator"], run.discriminator, rate, processes)
 
     run.discriminator.requires_grad_(False)
     run.optimizers["networks"].zero_grad(set_to_none=True)
     own = [
-        _descent(_network_losses(step, part, fake, style, run, config), _weights_at(step, config), len(parts))
-        for part, (style, fake) in zip(parts, drawn, strict=True)
+        _descent(_network_losses(step, part, new, run, config), _weights_at(step, config), len(parts))
+        for part, new in zip(parts, drawn, strict=True)
     ]
     _update(run.optimizers["networks"], run.networks, rate, processes)
     run.discriminator.requires_grad_(True)
     return processes.mean(_mean(judged) | _mean(own))
 
 
-def _draw(batch: FaceStep, run: Run) -> tuple[Tensor, Tensor]:
-    """Styles and new faces of a part of the batch."""
+def _draw(batch: FaceStep, run: Run) -> Drawn:
+    """New faces of a part of the batch, and what the perceptual network sees in them and in the references."""
     with mixed_precision(batch.source.device.type):
         style = batch.styles(run.networks)
-        return style, run.networks.generator(batch.acquisition, batch.heatmap, style)
+        fake = run.networks.generator(batch.acquisition, batch.heatmap, style)
+        with torch.no_grad():
+            reference_seen = run.perceptual.activations(batch.reference)
+        return Drawn(style, fake, run.perceptual.activations(fake), reference_seen)
 
 
 def _descent(losses: dict[str, Tensor], weights: dict[str, float], parts: int) -> dict[str, float]:
@@ -315,11 +314,11 @@ def _mean(parts: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def _discriminator_losses(
-    step: int, batch: FaceStep, fake: Tensor, run: Run, config: FaceTraining
+    step: int, batch: FaceStep, drawn: Drawn, run: Run, config: FaceTraining
 ) -> dict[str, Tensor]:
     with mixed_precision(batch.source.device.type):
-        losses = {"discriminator": _discriminator_loss(batch, fake.detach(), run.discriminator)}
-        if step % config.r1_every == 0:
+        losses = {"discriminator": _discriminator_loss(batch, drawn, run.discriminator)}
+        if step % config.r1_every == 0 and isinstance(run.discriminator, Discriminator):
             losses["r1"] = _r1(batch, run.discriminator)
     return losses
 
@@ -328,22 +327,22 @@ def _discriminator_weights(config: FaceTraining) -> dict[str, float]:
     return {"discriminator": 1.0, "r1": config.weights.r1 * config.r1_every}
 
 
-def _network_losses(
-    step: int, batch: FaceStep, fake: Tensor, style: Tensor, run: Run, config: FaceTraining
-) -> dict[str, Tensor]:
+def _network_losses(step: int, batch: FaceStep, drawn: Drawn, run: Run, config: FaceTraining) -> dict[str, Tensor]:
     """All of the losses of generator, style encoder and mapping network, the costly ones every few steps."""
     with mixed_precision(batch.source.device.type):
-        own = generator_losses(batch, fake, style, run, config.weights)
+        own = generator_losses(batch, drawn, run, config.weights)
         if step % config.cycle_every == 0:
-            own["cycle"] = cycle_loss(batch, fake, run)
+            own["cycle"] = cycle_loss(batch, drawn.fake, run)
         if run.recogniser is not None and step % config.identity_every == 0:
-            own["identity"] = identity_loss(batch, fake, run.recogniser)
-    return own | _style_distribution(run, batch, style, seeded(config.seed, step, 5))
+            own["identity"] = identity_loss(batch, drawn.fake, run.recogniser)
+    return own | _style_distribution(run, batch, drawn.style, seeded(config.seed, step, 5))
 
 
-def _discriminator_loss(batch: FaceStep, fake: Tensor, discriminator: Discriminator) -> Tensor:
-    real = discriminator(batch.reference, batch.reference_heatmap, batch.domain)
-    return adversarial.discriminator_loss(real, discriminator(fake, batch.heatmap, batch.domain))
+def _discriminator_loss(batch: FaceStep, drawn: Drawn, discriminator: AnyDiscriminator) -> Tensor:
+    real = verdict(discriminator, batch.reference, drawn.reference_seen, batch.reference_heatmap, batch.domain)
+    seen = [activation.detach() for activation in drawn.seen]
+    fake = verdict(discriminator, drawn.fake.detach(), seen, batch.heatmap, batch.domain)
+    return adversarial.discriminator_loss(real, fake)
 
 
 def _r1(batch: FaceStep, discriminator: Discriminator) -> Tensor:

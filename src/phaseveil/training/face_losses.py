@@ -1,5 +1,6 @@
 """All of stage II's losses on the generator's side, unweighted and named; the weights are applied in one place."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from phaseveil.losses import adversarial
 from phaseveil.losses import heatmap as geometry
 from phaseveil.losses.identity import repulsion_loss
+from phaseveil.losses.perceptual import normalise
 from phaseveil.metrics.dlib_resnet import aligned_chips
+from phaseveil.models.discriminator import AnyDiscriminator, FeatureDiscriminator
 from phaseveil.training.face_batches import FaceStep
 
 if TYPE_CHECKING:
@@ -53,20 +56,49 @@ class FaceLossWeights:
     identity: float = 2.0
 
 
-def generator_losses(
-    batch: FaceStep, fake: Tensor, style: Tensor, run: "Run", weights: FaceLossWeights
-) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Drawn:
+    """New faces of a batch.
+
+    Attributes:
+        style: Style codes. Shape ``(B, style_dim)``.
+        fake: New faces. Shape ``(B, 3, H, W)``, 0 to 1.
+        seen: What the perceptual network sees in them, ``(B, C, H, W)`` a stage.
+        reference_seen: Likewise in the batch's references.
+    """
+
+    style: Tensor
+    fake: Tensor
+    seen: Sequence[Tensor]
+    reference_seen: Sequence[Tensor]
+
+
+def verdict(
+    discriminator: AnyDiscriminator,
+    face: Tensor,
+    seen: Sequence[Tensor],
+    heatmap: Tensor,
+    domain: Tensor,
+) -> Tensor:
+    """Logits of faces, from their pixels or from what the perceptual network sees, as the discriminator likes."""
+    if isinstance(discriminator, FeatureDiscriminator):
+        return discriminator(seen, heatmap, domain)
+    return discriminator(face, heatmap, domain)
+
+
+def generator_losses(batch: FaceStep, drawn: Drawn, run: "Run", weights: FaceLossWeights) -> dict[str, Tensor]:
     """Losses of every step on generator, style encoder and mapping network, unweighted; see :class:`FaceLossWeights`.
 
     Diversity is left out where it has no weight: it needs a second face of every source.
     """
     rebuild, _ = batch.halves
+    fake, logits = drawn.fake, verdict(run.discriminator, drawn.fake, drawn.seen, batch.heatmap, batch.domain)
     return {
-        "adversarial": adversarial.generator_loss(run.discriminator(fake, batch.heatmap, batch.domain)),
+        "adversarial": adversarial.generator_loss(logits),
         "reconstruction": adversarial.reconstruction_loss(fake[rebuild], batch.source[rebuild]),
-        "perceptual": run.perceptual(fake[rebuild], batch.source[rebuild]).mean(),
+        **_likeness(batch, drawn, run),
         **geometry_losses(batch, fake, run),
-        **_style_losses(batch, fake, style, run),
+        "style": _style_loss(batch, drawn, run),
         **({"diversity": _diversity(batch, fake, run)} if weights.diversity > 0 else {}),
     }
 
@@ -81,16 +113,21 @@ def geometry_losses(batch: FaceStep, fake: Tensor, run: "Run") -> dict[str, Tens
     }
 
 
-def _style_losses(batch: FaceStep, fake: Tensor, style: Tensor, run: "Run") -> dict[str, Tensor]:
-    """Style read back, and closeness to the reference where there is one."""
+def _likeness(batch: FaceStep, drawn: Drawn, run: "Run") -> dict[str, Tensor]:
+    """LPIPS of the reconstruction, whose references are the sources, and to the reference where there is one."""
+    half, quarter = len(batch.source) // 2, len(batch.latent)
+    new, wanted = (
+        normalise([activation[: half + quarter] for activation in seen]) for seen in (drawn.seen, drawn.reference_seen)
+    )
+    distances = run.perceptual.distance(new, wanted)
+    return {"perceptual": distances[:half].mean(), "reference": distances[half:].mean()}
+
+
+def _style_loss(batch: FaceStep, drawn: Drawn, run: "Run") -> Tensor:
+    """Style read back from the translated faces."""
     _, translate = batch.halves
-    quarter = len(batch.latent)
-    new_faces, wanted = fake[translate], style[translate]
-    recovered = _read_style(run.networks.style_encoder, new_faces, batch.domain[translate])
-    return {
-        "style": adversarial.style_reconstruction_loss(recovered, wanted),
-        "reference": run.perceptual(new_faces[:quarter], batch.reference[translate][:quarter]).mean(),
-    }
+    recovered = _read_style(run.networks.style_encoder, drawn.fake[translate], batch.domain[translate])
+    return adversarial.style_reconstruction_loss(recovered, drawn.style[translate])
 
 
 def _diversity(batch: FaceStep, fake: Tensor, run: "Run") -> Tensor:
