@@ -126,12 +126,16 @@ def assert_alike(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
-def test_two_processes_take_the_steps_of_one(stage: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stage", "changes"), [*((stage, []) for stage in STAGES), ("face", ["--set", "judged_by=features"])]
+)
+def test_two_processes_take_the_steps_of_one(
+    stage: str, changes: list[str], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     pytest.importorskip("accelerate", reason="needs the extra 'train'")
     names = {"camera": ("prepared", "small_camera"), "face": ("prepared", "heatmap_file", "perceptual_file")}[stage]
     build: Any = {"camera": camera_run, "face": face_run}[stage]
-    arguments = build(*map(request.getfixturevalue, names))
+    arguments = build(*map(request.getfixturevalue, names)) + changes
     train(tmp_path / "one", arguments, 1)
     train(tmp_path / "two", arguments, 2)
     assert_alike(tmp_path / "one", tmp_path / "two")
