@@ -134,6 +134,8 @@ def test_a_discriminator_of_features_is_kept_with_its_mixtures(tmp_path: Path) -
     file = save_discriminator(tmp_path / "discriminator.safetensors", network)
     torch.manual_seed(9)
     other = FeatureDiscriminator(CHANNELS, width=4, heatmaps=5, domains=2).eval()
-    load_discriminator(file, other)
     heatmap = inputs()[1]
-    assert torch.allclose(network(seen(), heatmap, DOMAIN), other(seen(), heatmap, DOMAIN), atol=1e-2)
+    kept, before = network(seen(), heatmap, DOMAIN), other(seen(), heatmap, DOMAIN)
+    load_discriminator(file, other)
+    after = other(seen(), heatmap, DOMAIN)
+    assert (after - kept).abs().mean() < 0.01 * (before - kept).abs().mean()

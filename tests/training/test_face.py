@@ -163,6 +163,12 @@ def test_likeness_is_measured_face_by_face(config: FaceTraining) -> None:
         assert torch.allclose(value, distance.mean(), rtol=0.02)  # batches of another size round otherwise in bf16
 
 
+def test_the_perceptual_network_looks_at_no_more_faces_than_are_judged(config: FaceTraining) -> None:
+    for judged_by, faces in (("pixels", 12), ("features", 16)):
+        drawn = Example(elsewhere(config, Path(config.out), judged_by=judged_by)).drawn
+        assert {len(stage) for stage in (*drawn.seen, *drawn.reference_seen)} == {faces}
+
+
 def test_no_second_face_is_drawn_where_diversity_has_no_weight(config: FaceTraining) -> None:
     example, drawn = Example(config), []
     example.run.networks.generator.register_forward_hook(lambda *_: drawn.append(1))
@@ -227,17 +233,19 @@ def test_it_goes_on_from_earlier_weights(config: FaceTraining, tmp_path: Path) -
         stage._start(other, Processes())
 
 
-@pytest.mark.parametrize("judged_by", ["pixels", "features"])
-def test_it_goes_on_from_an_earlier_discriminator(config: FaceTraining, tmp_path: Path, judged_by: str) -> None:
+@pytest.mark.parametrize(("judged_by", "name"), [("pixels", "Discriminator"), ("features", "FeatureDiscriminator")])
+def test_it_goes_on_from_an_earlier_discriminator(
+    config: FaceTraining, tmp_path: Path, judged_by: str, name: str
+) -> None:
     config = elsewhere(config, Path(config.out), judged_by=judged_by)
     train_face(config, max_minutes=0, say=quiet)
     weights = Path(config.out) / "discriminator.safetensors"
     run = stage._start(elsewhere(config, tmp_path / "x", discriminator=str(weights)), Processes())
     trained = state(config.out)
-    for name, value in run.discriminator.named_parameters():
-        assert torch.equal(value, trained[f"module.discriminator.{name}"].half().float()), name
+    for key, value in run.discriminator.named_parameters():
+        assert torch.equal(value, trained[f"module.discriminator.{key}"].half().float()), key
     other = elsewhere(config, tmp_path / "x", discriminator=str(weights), discriminator_width=8)
-    with pytest.raises(CheckpointError, match=r"do not fit (Feature)?Discriminator"):
+    with pytest.raises(CheckpointError, match=f"do not fit {name}"):
         stage._start(other, Processes())
 
 

@@ -293,13 +293,18 @@ def _train_step(step: int, batch: FaceStep, run: Run, config: FaceTraining) -> d
 
 
 def _draw(batch: FaceStep, run: Run) -> Drawn:
-    """New faces of a part of the batch, and what the perceptual network sees in them and in the references."""
+    """New faces of a part of the batch, and what the perceptual network sees in them and in the references.
+
+    It looks at latent styles' faces, which resemble nobody, only where the discriminator asks for them.
+    """
+    asks = isinstance(run.discriminator, FeatureDiscriminator)
+    looked_at = slice(None) if asks else slice(0, 3 * len(batch.latent))
     with mixed_precision(batch.source.device.type):
         style = batch.styles(run.networks)
         fake = run.networks.generator(batch.acquisition, batch.heatmap, style)
         with torch.no_grad():
-            reference_seen = run.perceptual.activations(batch.reference)
-        return Drawn(style, fake, run.perceptual.activations(fake), reference_seen)
+            reference_seen = run.perceptual.activations(batch.reference[looked_at])
+        return Drawn(style, fake, run.perceptual.activations(fake[looked_at]), reference_seen)
 
 
 def _descent(losses: dict[str, Tensor], weights: dict[str, float], parts: int) -> dict[str, float]:

@@ -63,7 +63,8 @@ class Drawn:
     Attributes:
         style: Style codes. Shape ``(B, style_dim)``.
         fake: New faces. Shape ``(B, 3, H, W)``, 0 to 1.
-        seen: What the perceptual network sees in them, ``(B, C, H, W)`` a stage.
+        seen: What the perceptual network sees in them, ``(B, C, H, W)`` a stage; without the latent styles' faces, the
+            last quarter, where nothing needs them.
         reference_seen: Likewise in the batch's references.
     """
 
