@@ -267,6 +267,25 @@ def test_a_judge_reads_generated_faces_directly(config: FaceTraining, heatmap_fi
     assert run.judge is not run.heatmap_net
 
 
+def test_a_judge_looks_through_the_camera_it_was_trained_behind(config: FaceTraining, heatmap_file: Path) -> None:
+    """A faint pattern of single pixels, which it sees without one, hardly reaches it."""
+    face = torch.full((1, 3, 32, 32), 0.5)
+    weave = face + 0.01 * (-1.0) ** torch.arange(32) * torch.hann_window(32)  # nothing at the border, where it mirrors
+    seen = {}
+    for camera in ("", "gaussian"):
+        judge = stage._start(
+            elsewhere(config, Path(config.out), judge=str(heatmap_file), judge_camera=camera), Processes()
+        ).judge
+        with torch.inference_mode():
+            seen[camera] = (judge(weave).logits - judge(face).logits).abs().max()
+    assert seen["gaussian"] < 0.05 * seen[""]
+
+
+def test_a_judges_camera_without_a_judge_is_refused(config: FaceTraining) -> None:
+    with pytest.raises(ConfigError, match="set judge=FILE"):
+        elsewhere(config, Path(config.out), judge_camera="gaussian")
+
+
 def test_the_state_of_other_networks_is_refused(config: FaceTraining) -> None:
     train_face(config, max_minutes=0, say=quiet)
     other = elsewhere(config, Path(config.out), networks={**TINY, "width": 16})

@@ -55,6 +55,8 @@ class FaceTraining:
         heatmap: Heatmap network trained behind that camera, a file; the bundled one where empty.
         judge: Heatmap network for clear faces, a file, that reads the geometry of generated faces; where empty they are
             acquired by the camera and read by ``heatmap``.
+        judge_camera: Camera that the judge was trained behind, a name or file; where empty it looks at the pixels. A
+            mild blur keeps it from being pleased by patterns of a few pixels.
         perceptual: LPIPS weights (AlexNet or VGG16), a file.
         start: Face networks to start from, a file; fresh where empty.
         discriminator: Discriminator to start from, a file; fresh where empty. Beside good networks a fresh one of
@@ -79,6 +81,7 @@ class FaceTraining:
     camera: str = "learned"
     heatmap: str = ""
     judge: str = ""
+    judge_camera: str = ""
     perceptual: str = ""
     start: str = ""
     discriminator: str = ""
@@ -115,6 +118,8 @@ class FaceTraining:
             raise ConfigError(
                 "stage II: steps, log_every, save_every and the steps between costly terms must be at least 1"
             )
+        if self.judge_camera and not self.judge:
+            raise ConfigError("stage II: judge_camera needs the judge that was trained behind it: set judge=FILE")
         if self.judged_by not in ("pixels", "features"):
             raise ConfigError(f"stage II: judged_by must be pixels or features, got {self.judged_by!r}")
         if not 0 <= self.reconstruction_floor <= 1 or not 0 <= self.hold < 1:
@@ -225,14 +230,10 @@ def _start(config: FaceTraining, processes: Processes) -> Run:
             f"the heatmap network is for {heatmap_net.config.size}-pixel faces, the face networks for {size}"
         )
     camera = load_camera(config.camera).to(device).frozen(size).to(device)
-    judge_net = load_heatmap_net(config.judge).requires_grad_(False).to(device) if config.judge else None
     for module in (networks, discriminator, heatmap_net):
         to_channels_last(module, device)
     networks.train()
     bank.to(device)
-
-    def through_the_camera(face: Tensor) -> Any:
-        return heatmap_net(camera(face))
 
     rest = [*networks.generator.parameters(), *networks.style_encoder.parameters()]
     mapping = list(networks.mapping.parameters())
@@ -248,11 +249,22 @@ def _start(config: FaceTraining, processes: Processes) -> Run:
         optimizers=optimizers,
         camera=camera,
         heatmap_net=heatmap_net,
-        judge=judge_net or through_the_camera,
+        judge=_judge(config, camera, heatmap_net),
         perceptual=perceptual,
         recogniser=DlibResNet().to(device) if config.weights.identity > 0 else None,
         processes=processes,
     )
+
+
+def _judge(config: FaceTraining, camera: Camera, heatmap_net: HeatmapNet) -> Callable[[Tensor], Any]:
+    """What reads new faces: a network of its own, behind its camera or none, or the one that reads acquisitions."""
+    device, size = next(heatmap_net.parameters()).device, config.networks.size
+    if config.judge:
+        heatmap_net = load_heatmap_net(config.judge).requires_grad_(False).to(device)
+        if not config.judge_camera:
+            return heatmap_net
+        camera = load_camera(config.judge_camera).to(device).frozen(size).to(device)
+    return lambda face: heatmap_net(camera(face))
 
 
 def _fresh_discriminator(config: FaceTraining, perceptual: LPIPS) -> AnyDiscriminator:
