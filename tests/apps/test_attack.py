@@ -167,9 +167,9 @@ def test_nothing_is_found_in_uniform_grey(run: Callable[..., dict[str, Any]], tm
     assert {attack["artefact"] for attack in card["attacks"]} == {"acquisition", "recovered", "heatmap", "generated"}
     assert len(card["attacks"]) == 16
     assert "A2 with a captured PSF" in {missing["what"] for missing in card["not_measured"]}
-    for entry in card["attacks"]:  # 34 persons: where scores are not tied, three standard errors are 0.09
+    for entry in card["attacks"]:  # 34 persons: where scores are not tied, four standard errors are 0.12
         auc = entry["another"]["auc"]
-        assert abs(auc["value"] - 0.5) < max(0.05, 0.75 * (auc["high"] - auc["low"])), (entry["key"], auc)
+        assert abs(auc["value"] - 0.5) < max(0.05, auc["high"] - auc["low"]), (entry["key"], auc)
     assert card["camera"]["landmark_error"]["value"] > 0.05
 
 

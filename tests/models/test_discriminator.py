@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from phaseveil.losses.adversarial import r1_penalty
+from phaseveil.models.blocks import to_channels_last
 from phaseveil.models.discriminator import (
     Discriminator,
     FeatureDiscriminator,
@@ -139,3 +140,19 @@ def test_a_discriminator_of_features_is_kept_with_its_mixtures(tmp_path: Path) -
     load_discriminator(file, other)
     after = other(seen(), heatmap, DOMAIN)
     assert (after - kept).abs().mean() < 0.01 * (before - kept).abs().mean()
+
+
+def test_features_of_one_pixel_teach_the_same_in_either_precision() -> None:
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        network, activations = of_features(), [seen()[0], seen()[1][:, :, :1, :1].contiguous()]
+        to_channels_last(network, "cpu")
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            logits = network(activations, inputs()[1], DOMAIN)
+        used = [torch.full((size,), 1e9) for size in 2 ** torch.arange(1, 14) for _ in range(20)]
+        del used  # memory that a gradient may find
+        logits.square().sum().backward()
+        gradients.append([p.grad for p in network.parameters()])
+    for exact, rounded in zip(*gradients, strict=True):
+        assert exact is not None
+        torch.testing.assert_close(rounded, exact, rtol=0, atol=0.05 * float(exact.abs().max()))

@@ -77,7 +77,10 @@ class FeatureDiscriminator(nn.Module):
         for stage, (features, head) in enumerate(zip(activations, self.heads, strict=True)):
             mixed = functional.conv2d(features, self.get_buffer(f"mixture{stage}"))
             geometry = functional.adaptive_avg_pool2d(heatmap, mixed.shape[-1])
-            verdict = head(torch.cat([mixed, geometry.to(mixed.dtype)], dim=1))
+            seen = torch.cat([mixed, geometry.to(mixed.dtype)], dim=1)
+            if seen.shape[-1] == 1:  # the same logits; of one pixel oneDNN leaves parts of the strided convolution's
+                seen = functional.pad(seen, (0, 1, 0, 1))  # weight gradient unwritten in bfloat16
+            verdict = head(seen)
             logits.append(by_domain(functional.adaptive_avg_pool2d(verdict, self.side).flatten(2), domain))
         return torch.cat(logits, dim=1).float()
 
