@@ -19,7 +19,7 @@ from phaseveil import PhaseVeil
 from phaseveil.apps.attack import DELETE_WORK, DO_NOT_PUBLISH, Options, attack, attack_target, budget_named
 from phaseveil.apps.attack_bench import Bench
 from phaseveil.apps.attack_data import Budget, embed_photographs, prepare_study
-from phaseveil.apps.attack_learned import off_the_shelf_acquisition
+from phaseveil.apps.attack_learned import off_the_shelf_acquisition, recogniser_on_acquisitions
 from phaseveil.apps.attack_psf import exact_psf, real_sensor
 from phaseveil.apps.attack_results import Work, score, upper_bound
 from phaseveil.apps.attack_target import Target, load_target
@@ -159,7 +159,19 @@ def test_wiener_undoes_a_mild_blur(people: Path, cache: Path, tmp_path: Path) ->
     assert restored["quality"]["psnr"] > blurred["quality"]["psnr"] + 2
 
 
-def test_nothing_is_found_in_uniform_grey(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def recognised(camera: Camera, people: Path, cache: Path, out: Path, seed: int) -> dict[str, dict[str, float]]:
+    """What a recogniser trained on acquisitions reaches with another seed, by the attack's key."""
+    photographs, recogniser = load_pairs(people, cache, ignore), DlibRecogniser()
+    clear = embed_photographs(photographs, recogniser, "dlib", cache, ignore)
+    study = prepare_study(photographs, clear, 128, TINY, seed)
+    bench = Bench(study, Target("again", camera), TINY, recogniser, None, Work(out))
+    findings = recogniser_on_acquisitions(bench, ignore)
+    return {finding.key: score(finding, study)["another"]["auc"] for finding in findings}
+
+
+def test_nothing_is_found_in_uniform_grey(
+    run: Callable[..., dict[str, Any]], people: Path, cache: Path, tmp_path: Path
+) -> None:
     learned = load_target("learned", build_camera(CameraConfig()), None)
     grey = GreyCamera(CameraConfig())
     pipeline = PhaseVeil(grey, learned.heatmap_net, learned.pipeline.networks)
@@ -167,9 +179,11 @@ def test_nothing_is_found_in_uniform_grey(run: Callable[..., dict[str, Any]], tm
     assert {attack["artefact"] for attack in card["attacks"]} == {"acquisition", "recovered", "heatmap", "generated"}
     assert len(card["attacks"]) == 16
     assert "A2 with a captured PSF" in {missing["what"] for missing in card["not_measured"]}
-    for entry in card["attacks"]:  # 34 persons: where scores are not tied, four standard errors are 0.12
-        auc = entry["another"]["auc"]
-        assert abs(auc["value"] - 0.5) < max(0.05, auc["high"] - auc["low"]), (entry["key"], auc)
+    more = [recognised(grey, people, cache, tmp_path / str(seed), seed) for seed in (1, 2)]  # it scatters by 0.045
+    for entry in card["attacks"]:  # 34 persons: where scores are not tied, three standard errors are 0.09
+        found = [entry["another"]["auc"], *(other[entry["key"]] for other in more if entry["key"] in other)]
+        auc = {bound: sum(one[bound] for one in found) / len(found) for bound in ("value", "low", "high")}
+        assert abs(auc["value"] - 0.5) < max(0.05, 0.75 * (auc["high"] - auc["low"])), (entry["key"], found)
     assert card["camera"]["landmark_error"]["value"] > 0.05
 
 

@@ -142,6 +142,16 @@ def test_a_discriminator_of_features_is_kept_with_its_mixtures(tmp_path: Path) -
     assert (after - kept).abs().mean() < 0.01 * (before - kept).abs().mean()
 
 
+def test_features_of_one_pixel_are_judged_as_they_are() -> None:
+    network, (_, heatmap), activations = of_features().eval(), inputs(), [seen()[0], seen()[1][:, :, :1, :1]]
+    with torch.no_grad():
+        logits = network(activations, heatmap, DOMAIN).chunk(2, dim=1)[1]
+        mixed = torch.nn.functional.conv2d(activations[1], network.get_buffer("mixture1"))
+        plain = network.heads[1](torch.cat([mixed, heatmap.mean((2, 3), keepdim=True)], dim=1))
+    wanted = plain.flatten(1)[torch.arange(4), DOMAIN]
+    torch.testing.assert_close(logits, wanted[:, None].expand(-1, network.side**2))
+
+
 def test_features_of_one_pixel_teach_the_same_in_either_precision() -> None:
     gradients = []
     for dtype in (torch.float32, torch.bfloat16):

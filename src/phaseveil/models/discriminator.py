@@ -78,8 +78,9 @@ class FeatureDiscriminator(nn.Module):
             mixed = functional.conv2d(features, self.get_buffer(f"mixture{stage}"))
             geometry = functional.adaptive_avg_pool2d(heatmap, mixed.shape[-1])
             seen = torch.cat([mixed, geometry.to(mixed.dtype)], dim=1)
-            if seen.shape[-1] == 1:  # the same logits; of one pixel oneDNN leaves parts of the strided convolution's
-                seen = functional.pad(seen, (0, 1, 0, 1))  # weight gradient unwritten in bfloat16
+            if seen.shape[-1] == 1:
+                # The same logits. At stride 2 oneDNN leaves parts of one pixel's weight gradient unwritten in bfloat16.
+                seen = functional.pad(seen, (0, 1, 0, 1))
             verdict = head(seen)
             logits.append(by_domain(functional.adaptive_avg_pool2d(verdict, self.side).flatten(2), domain))
         return torch.cat(logits, dim=1).float()
