@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from phaseveil.data.transforms import JitterConfig, random_colour, random_mirror, random_similarity
+from phaseveil.data.transforms import (
+    JitterConfig,
+    draw_recolouring,
+    random_colour,
+    random_mirror,
+    random_similarity,
+    recolour,
+)
 
 SIZE = 64
 
@@ -97,6 +104,42 @@ def test_contrast_turns_about_the_mean() -> None:
     assert (changed.std(dim=(1, 2, 3)) / image.std(dim=(1, 2, 3)) - 1).abs().max() > 0.05
 
 
+def test_recolouring_leaves_grey_grey_and_draws_all_hues() -> None:
+    changes = draw_recolouring(400, 1.0, seeded(10))
+    grey = recolour(torch.rand(400, 1, 4, 4, generator=seeded(11)).expand(-1, 3, -1, -1), changes)
+    torch.testing.assert_close(grey, grey[:, :1].expand_as(grey), atol=1e-5, rtol=0)
+    red = torch.zeros(400, 3, 1, 1)
+    red[:, 0] = 1
+    strongest = recolour(red, changes).flatten(1).argmax(dim=1)
+    assert all(0.2 < (strongest == channel).float().mean() < 0.47 for channel in range(3))
+
+
+def test_recolouring_stays_within_its_ranges() -> None:
+    image, changes = torch.rand(400, 3, 4, 4, generator=seeded(12)), draw_recolouring(400, 1.0, seeded(13))
+    changed = recolour(image, changes)
+    chroma = [(colours - colours.mean(dim=1, keepdim=True)).norm(dim=1) for colours in (changed, image)]
+    ratio = (chroma[0] / chroma[1]).flatten(1)
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), atol=1e-3, rtol=1e-3)  # one saturation an image
+    assert 0 <= ratio.min() < 0.1
+    assert 2 < ratio.max() <= 2 * 1.4 + 1e-3
+    middle = recolour(torch.full((400, 3, 1, 1), 0.5), changes)[:, 0, 0, 0]
+    assert 0.3 - 1e-4 <= middle.min() < 0.32
+    assert 0.68 < middle.max() <= 0.7 + 1e-4
+    slope = (
+        recolour(torch.ones(400, 3, 1, 1), changes)[:, 0, 0, 0]
+        - recolour(torch.zeros(400, 3, 1, 1), changes)[:, 0, 0, 0]
+    )
+    assert 0.6 - 1e-4 <= slope.min() < 0.65
+    assert 1.35 < slope.max() <= 1.4 + 1e-4
+
+
+def test_only_the_share_is_recoloured() -> None:
+    image = torch.rand(400, 3, 4, 4, generator=seeded(14))
+    for share, least, most in ((0.0, 400, 400), (0.5, 160, 240), (1.0, 0, 0)):
+        changed = recolour(image, draw_recolouring(400, share, seeded(15)))
+        assert least <= sum(torch.equal(*pair) for pair in zip(changed, image, strict=True)) <= most
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_generator_alone_decides(seed: int) -> None:
     image, points = faces(4)
@@ -105,3 +148,4 @@ def test_the_generator_alone_decides(seed: int) -> None:
         first, again = change(image, points, seeded(seed)), change(image, points, seeded(seed))
         assert torch.equal(first[0], again[0])
         assert torch.equal(first[1], again[1])
+    assert torch.equal(draw_recolouring(4, 0.5, seeded(seed)), draw_recolouring(4, 0.5, seeded(seed)))

@@ -1,5 +1,6 @@
 """Stage II on a handful of synthetic faces: every loss trains what it claims, runs resume exactly, errors are clear."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from phaseveil import checkpoint
 from phaseveil.config import from_mapping, load_config, to_mapping
 from phaseveil.data.datasets import load_faces
+from phaseveil.data.transforms import recolour
 from phaseveil.errors import CheckpointError, ConfigError
 from phaseveil.models.discriminator import Discriminator
 from phaseveil.models.face import load_face_networks
@@ -18,7 +20,7 @@ from phaseveil.training import face as stage
 from phaseveil.training.face import FaceTraining, train_face
 from phaseveil.training.face_batches import FaceStep, draw_step
 from phaseveil.training.face_losses import FaceLossWeights, cycle_loss, generator_losses, identity_loss
-from phaseveil.training.parallel import Processes
+from phaseveil.training.parallel import Processes, mixed_precision
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")
 TINY = {"size": 32, "width": 8, "bottleneck": 1, "style_width": 4, "style_dim": 8, "latent_dim": 4}
@@ -169,6 +171,24 @@ def test_the_perceptual_network_looks_at_no_more_faces_than_are_judged(config: F
         assert {len(stage) for stage in (*drawn.seen, *drawn.reference_seen)} == {faces}
 
 
+def test_face_and_reference_are_looked_at_in_the_same_other_colours(config: FaceTraining) -> None:
+    example = Example(elsewhere(config, Path(config.out), judged_by="features", recoloured=1.0))
+    batch, drawn, run = example.batch, example.drawn, example.run
+    assert all(not torch.equal(*pair) for pair in itertools.combinations(batch.recolouring, 2))
+    for images, seen in ((drawn.fake, drawn.seen), (batch.reference, drawn.reference_seen)):
+        with mixed_precision("cpu"):
+            asked = run.perceptual.activations(recolour(images, batch.recolouring))
+        assert all(torch.equal(*stage) for stage in zip(seen, asked, strict=True))
+
+
+def test_a_part_of_a_batch_keeps_each_face_with_its_recolouring(config: FaceTraining) -> None:
+    batch = Example(elsewhere(config, Path(config.out), recoloured=1.0)).batch
+    part = batch.part(slice(2, 4))
+    places = [4 * quarter + place for quarter in range(4) for place in (2, 3)]
+    assert torch.equal(part.source, batch.source[places])
+    assert torch.equal(part.recolouring, batch.recolouring[places])
+
+
 def test_no_second_face_is_drawn_where_diversity_has_no_weight(config: FaceTraining) -> None:
     example, drawn = Example(config), []
     example.run.networks.generator.register_forward_hook(lambda *_: drawn.append(1))
@@ -306,7 +326,15 @@ def test_perceptual_weights_are_asked_for(config: FaceTraining, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "values",
-    [{"batch_size": 6}, {"batch_size": 2}, {"r1_every": 0}, {"hold": 1.0}, {"steps": 0}, {"judged_by": "taste"}],
+    [
+        {"batch_size": 6},
+        {"batch_size": 2},
+        {"r1_every": 0},
+        {"hold": 1.0},
+        {"steps": 0},
+        {"judged_by": "taste"},
+        {"recoloured": 1.5},
+    ],
 )
 def test_impossible_configurations_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"^stage II: "):

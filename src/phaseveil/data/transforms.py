@@ -76,3 +76,33 @@ def random_colour(image: Tensor, config: JitterConfig, generator: torch.Generato
     mean = image.mean(dim=(1, 2, 3), keepdim=True)
     contrasted = mean + (image - mean) * (1 + draws[:, 0] * config.contrast)
     return (contrasted * (1 + draws[:, 1] * config.brightness)).clamp(0, 1)
+
+
+def draw_recolouring(count: int, share: float, generator: torch.Generator) -> Tensor:
+    """Affine changes of colour: saturation 0 to 2, any hue, contrast 0.6 to 1.4 about mid-grey, brightness by 0.2.
+
+    Args:
+        count: Images.
+        share: How many of them change, 0 to 1; the rest stay exactly as they are.
+        generator: On the CPU.
+
+    Returns:
+        Matrices and offsets for :func:`recolour`. Shape ``(count, 3, 4)``.
+    """
+    draws = torch.rand(5, count, 1, 1, generator=generator)
+    saturation, contrast = 2 * draws[0], 0.6 + 0.8 * draws[2]
+    angle = 2 * math.pi * draws[1]
+    grey, eye = torch.full((3, 3), 1 / 3), torch.eye(3)
+    # Rodrigues about the grey axis: a third of the square root of 3 times its cross product matrix.
+    cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
+    turned = angle.cos() * (eye - grey) + angle.sin() * cross
+    matrix = contrast * (grey + saturation * turned)
+    offset = (0.5 * (1 - contrast) + 0.4 * draws[3] - 0.2).expand(-1, 3, 1)
+    same = torch.cat([eye, torch.zeros(3, 1)], dim=1)
+    return torch.where(draws[4] < share, torch.cat([matrix, offset], dim=2), same)
+
+
+def recolour(image: Tensor, changes: Tensor) -> Tensor:
+    """Colours through an affine map each. Images ``(B, 3, H, W)``, maps ``(B, 3, 4)`` → ``(B, 3, H, W)``, unclipped."""
+    matrix, offset = changes[:, :, :3, None, None], changes[:, :, 3:, None]
+    return (matrix * image[:, None]).sum(dim=2) + offset

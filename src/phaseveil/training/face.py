@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from phaseveil.config import to_mapping
 from phaseveil.data.datasets import DOMAINS, FaceDataset, load_faces
-from phaseveil.data.transforms import JitterConfig
+from phaseveil.data.transforms import JitterConfig, recolour
 from phaseveil.errors import CheckpointError, ConfigError
 from phaseveil.losses import adversarial
 from phaseveil.losses.perceptual import LPIPS
@@ -63,6 +63,9 @@ class FaceTraining:
             pixels has learned next to nothing after a hundred steps.
         judged_by: What the discriminator looks at: ``pixels``, or ``features``, the activations of ``perceptual``,
             which knows natural images from the start. R1 is of pixels only.
+        recoloured: Share of the faces that the perceptual network, and with it a discriminator of features, sees with
+            other colours, each with its reference in the same [Zhao et al. 2020, arXiv 2006.10738]. What pleases in
+            one colour then pleases no more.
         networks: Sizes of the face networks.
         jitter: Colour changes of the references; small, since the style takes up whatever varies.
         discriminator_width: Discriminator's channels at half resolution, or of its heads.
@@ -86,6 +89,7 @@ class FaceTraining:
     start: str = ""
     discriminator: str = ""
     judged_by: str = "pixels"
+    recoloured: float = 0.0
     networks: FaceConfig = field(default_factory=FaceConfig)
     weights: FaceLossWeights = field(default_factory=FaceLossWeights)
     jitter: JitterConfig = field(default_factory=lambda: JitterConfig(brightness=0.03, contrast=0.03))
@@ -122,6 +126,8 @@ class FaceTraining:
             raise ConfigError("stage II: judge_camera needs the judge that was trained behind it: set judge=FILE")
         if self.judged_by not in ("pixels", "features"):
             raise ConfigError(f"stage II: judged_by must be pixels or features, got {self.judged_by!r}")
+        if not 0 <= self.recoloured <= 1:
+            raise ConfigError(f"stage II: recoloured is a share from 0 to 1, got {self.recoloured:g}")
         if not 0 <= self.reconstruction_floor <= 1 or not 0 <= self.hold < 1:
             raise ConfigError("stage II: reconstruction_floor must lie in [0, 1], hold in [0, 1)")
 
@@ -314,9 +320,10 @@ def _draw(batch: FaceStep, run: Run) -> Drawn:
     with mixed_precision(batch.source.device.type):
         style = batch.styles(run.networks)
         fake = run.networks.generator(batch.acquisition, batch.heatmap, style)
+        changes = batch.recolouring[looked_at]
         with torch.no_grad():
-            reference_seen = run.perceptual.activations(batch.reference[looked_at])
-        return Drawn(style, fake, run.perceptual.activations(fake[looked_at]), reference_seen)
+            reference_seen = run.perceptual.activations(recolour(batch.reference[looked_at], changes))
+        return Drawn(style, fake, run.perceptual.activations(recolour(fake[looked_at], changes)), reference_seen)
 
 
 def _descent(losses: dict[str, Tensor], weights: dict[str, float], parts: int) -> dict[str, float]:

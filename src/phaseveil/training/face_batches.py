@@ -8,7 +8,7 @@ from torch import Tensor
 
 from phaseveil.data.datasets import FaceBatch, FaceDataset
 from phaseveil.data.heatmaps import draw_heatmaps
-from phaseveil.data.transforms import random_colour, random_mirror
+from phaseveil.data.transforms import draw_recolouring, random_colour, random_mirror
 from phaseveil.models.face import FaceNetworks
 from phaseveil.models.heatmap import HeatmapNet
 from phaseveil.optics.camera import Camera
@@ -32,6 +32,7 @@ class FaceStep:
         reference_heatmap: Read from the references' acquisitions. Shape ``(B, K, H/2, W/2)``.
         domain: Of the reference, which is the wanted one. Shape ``(B,)``.
         source_domain: Shape ``(B,)``.
+        recolouring: Changes of colour that faces and references are looked at through. Shape ``(B, 3, 4)``.
         latent, other_latent: Standard normal. Shape ``(B/4, latent_dim)``.
     """
 
@@ -43,6 +44,7 @@ class FaceStep:
     reference_heatmap: Tensor
     domain: Tensor
     source_domain: Tensor
+    recolouring: Tensor
     latent: Tensor
     other_latent: Tensor
 
@@ -107,6 +109,7 @@ def draw_step(
 
     clear = torch.cat([source.image, coloured]).to(device)
     noise = seeded(config.seed, step, 1, device)
+    recolouring = draw_recolouring(size, config.recoloured, seeded(config.seed, step, 6)).to(device)
     with torch.no_grad(), mixed_precision(clear.device.type):
         acquired = camera(clear, noise).contiguous(memory_format=torch.channels_last)
         output = heatmap_net(acquired)
@@ -121,6 +124,7 @@ def draw_step(
         reference_heatmap=torch.cat([heatmap[:half], heatmap[size:]]),
         domain=torch.cat([source.domain[:half], domains]).to(device),
         source_domain=source.domain.to(device),
+        recolouring=recolouring,
         latent=latents[0],
         other_latent=latents[1],
     )
