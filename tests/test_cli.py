@@ -15,7 +15,7 @@ from phaseveil import __version__, cli
 from phaseveil.data import image_io
 from phaseveil.data.image_io import read_image, write_png
 from phaseveil.models.face import FaceConfig, FaceNetworks, save_face_networks
-from phaseveil.pipeline import PhaseVeil
+from phaseveil.pipeline import STRENGTH, PhaseVeil
 
 COMMANDS = [
     [],
@@ -393,6 +393,17 @@ def test_evaluate_writes_its_record_and_prints_the_tables(
     assert "| FD (dlib) |" in again.out
     figures = json.loads((tmp_path / "record.json").read_text())
     assert {**figures, "seconds": None} == {**record, "seconds": None}
+
+
+def test_evaluate_draws_styles_as_strong_as_asked(run: Any, domains: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    given = ("--sources", domains, "--references", domains, "--weights", tiny_weights, "--outputs", "3", "--limit", "2")
+    for name, extra, wanted in (("default", (), STRENGTH), ("full", ("--strength", "1"), 1.0)):
+        done = run("evaluate", *given, "--json", tmp_path / f"{name}.json", *extra)
+        assert done.code == 0, done.err
+        assert json.loads((tmp_path / f"{name}.json").read_text("utf-8"))["settings"]["strength"] == wanted
+    refused = run("evaluate", *given, "--json", tmp_path / "refused.json", "--strength", "-1")
+    assert_one_error(refused, "style strength must be a number from 0 on, got -1.0")
+    assert not (tmp_path / "refused.json").exists()
 
 
 def test_evaluate_says_what_it_lacks(run: Any, domains: Path, tiny_weights: Path, tmp_path: Path) -> None:

@@ -40,6 +40,9 @@ def evaluate(
         int | None, typer.Option(help="Random subset of so many sources, domains in their shares.")
     ] = None,
     outputs: Annotated[int, typer.Option(help="New faces a source in each mode, at least 3.")] = 10,
+    strength: Annotated[
+        float, typer.Option(help="Of latent styles: 1 as they are, less is nearer to their domain's mean.")
+    ] = 0.8,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random draw.")] = 0,
     work: Annotated[
         Path | None, typer.Option(help="Folder of finished parts and caches; beside the record by default.")
@@ -69,6 +72,7 @@ def evaluate(
         limit=limit,
         outputs=outputs,
         latent_detections=min(2, outputs),
+        strength=strength,
         seed=seed,
     )
     pipeline = PhaseVeil.from_pretrained(weights, camera, device).erasing_shape(erase_shape)

@@ -254,8 +254,7 @@ class PhaseVeil:
         Raises:
             ConfigError: The domain is unknown, or the strength negative or not finite.
         """
-        if not 0 <= strength < math.inf:
-            raise ConfigError(f"the style strength must be a number from 0 on, got {strength}")
+        require_strength(strength)
         latents, domains = [], []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
@@ -361,6 +360,16 @@ def square(image: ImageLike) -> ImageArray:
     if height != width:
         raise InputError(f"{name}not square ({width}×{height} px); give an aligned crop, or --align with a photograph")
     return pixels
+
+
+def require_strength(strength: float) -> None:
+    """Refuse a style strength that is none.
+
+    Raises:
+        ConfigError: It is negative or not finite.
+    """
+    if not 0 <= strength < math.inf:
+        raise ConfigError(f"the style strength must be a number from 0 on, got {strength}")
 
 
 def domain_index(domain: str) -> int:

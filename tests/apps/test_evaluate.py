@@ -180,6 +180,19 @@ def test_optional_files_fill_their_columns(
     assert (latent["expression"]["sources"], record["expression_ceiling"]["agreement"]) == (21, 1.0)
 
 
+def test_the_strength_changes_latent_faces_alone_and_nothing_kept_from_another_is_used(
+    pipeline: PhaseVeil, options: Options
+) -> None:
+    records = {strength: app.evaluate(pipeline, replace(options, strength=strength), quiet) for strength in (0.8, 0.0)}
+    assert app.evaluate(pipeline, options, quiet)["modes"] == records[0.8]["modes"]  # the default
+    assert {strength: record["settings"]["strength"] for strength, record in records.items()} == {0.8: 0.8, 0.0: 0.0}
+    one, other = (record["modes"] for record in records.values())
+    assert one["reference"] == other["reference"]
+    # At 0 all seeds give their domain's mean style.
+    assert one["latent"]["LPIPS"]["mean"] > 0
+    assert other["latent"]["LPIPS"]["mean"] == pytest.approx(0, abs=1e-6)
+
+
 def test_shards_of_any_size_give_the_same_figures(pipeline: PhaseVeil, options: Options, tmp_path: Path) -> None:
     records = [
         app.evaluate(pipeline, replace(options, shard_size=size, work=tmp_path / str(size)), quiet) for size in (2, 5)
@@ -272,6 +285,8 @@ def test_a_subset_keeps_the_domains_shares_and_each_source_its_seed(options: Opt
         ({"outputs": 2}, "at least 3 outputs"),
         ({"latent_detections": 4}, "between 1 and 3"),
         ({"seed": -1}, "seed must lie between"),
+        ({"strength": -0.1}, "strength must be a number from 0 on, got -0.1"),
+        ({"strength": float("nan")}, "strength must be a number from 0 on, got nan"),
         ({"shard_size": 0}, "at least 1 source"),
     ],
 )

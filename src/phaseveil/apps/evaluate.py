@@ -43,7 +43,7 @@ from phaseveil.metrics.identity import Floats
 from phaseveil.metrics.onnx_recogniser import load_recogniser
 from phaseveil.metrics.photographs import cached, oracle_landmarks, states
 from phaseveil.optics.camera import plain_config
-from phaseveil.pipeline import STRENGTH, PhaseVeil
+from phaseveil.pipeline import PhaseVeil
 from phaseveil.progress import Report
 
 FORMAT = "phaseveil-evaluate-1"
@@ -106,7 +106,7 @@ def evaluate(pipeline: PhaseVeil, options: Options, stage: Stage) -> Figures:
     networks = key_of(digest_of(pipeline), states([file for files in references.values() for file in files]))
     key = key_of(
         FORMAT, networks, known.key, digests, states([s.path for s in subjects]), options.seed, options.outputs,
-        options.latent_detections, STRENGTH,
+        options.latent_detections, options.strength,
     )  # fmt: skip
     landmarks = find_landmarks(subjects, options.work / "cache", clock)
     real = reference_features(instruments.features, references, digests, options.work / "cache", clock)
@@ -257,7 +257,6 @@ def settings(options: Options, pipeline: PhaseVeil, digests: dict[str, str], key
     }
     return chosen | {
         "size": pipeline.size,
-        "strength": STRENGTH,
         "erased_directions": pipeline.erased_directions,
         "camera_config": plain_config(pipeline.camera.config),
         "detectors": list(DETECTORS),

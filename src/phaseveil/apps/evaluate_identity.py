@@ -139,7 +139,8 @@ class _Probes:
     def __init__(
         self, pipeline: PhaseVeil, recogniser: Recogniser, options: Options, photographs: PairSet, probes: Integers
     ) -> None:
-        self._pipeline, self._recogniser, self._seed = pipeline, recogniser, options.seed
+        self._pipeline, self._recogniser = pipeline, recogniser
+        self._seed, self._strength = options.seed, options.strength
         self._photographs, self._probes = photographs, probes
         self._root = options.pairs.parent if options.pairs is not None else Path()
         self._references = list_domains(options.references, options.outputs)
@@ -153,7 +154,7 @@ class _Probes:
         reference = read_crop(files[int(np.random.default_rng(seed).integers(len(files)))])
         styles = [
             reference_styles(self._pipeline, [reference], domain),
-            self._pipeline.latent_styles([seed], domain),
+            self._pipeline.latent_styles([seed], domain, self._strength),
         ]
         acquired = Acquired.of(self._pipeline, self._photographs.crop(place), seed)
         images = [*acquired.artefacts, *acquired.draw(torch.cat(styles))]

@@ -11,7 +11,7 @@ from phaseveil.data.datasets import DOMAINS
 from phaseveil.data.image_io import ImageArray, list_images, resize
 from phaseveil.errors import ConfigError, InputError
 from phaseveil.metrics.detection import FRAME
-from phaseveil.pipeline import square
+from phaseveil.pipeline import STRENGTH, require_strength, square
 
 MODES = ("reference", "latent")
 LEAST_OUTPUTS = 3  # what the kernel distance of a single source needs
@@ -35,6 +35,7 @@ class Options:
         limit: Random subset of so many sources; all where ``None``.
         outputs: New faces a source in each mode.
         latent_detections: How many of a source's latent faces the detectors see; all faces in reference mode.
+        strength: Of the latent styles, from 0 on; 1 draws them as they are, less is nearer to their domain's mean.
         seed: Of the subset, the references, the latents and the sensor's noise.
         shard_size: Sources in a finished part.
     """
@@ -51,6 +52,7 @@ class Options:
     limit: int | None = None
     outputs: int = 10
     latent_detections: int = 2
+    strength: float = STRENGTH
     seed: int = 0
     shard_size: int = 16
 
@@ -61,6 +63,7 @@ class Options:
             raise ConfigError(f"distances need at least {LEAST_OUTPUTS} outputs a source, got {self.outputs}")
         if not 1 <= self.latent_detections <= self.outputs:
             raise ConfigError(f"latent detections must lie between 1 and {self.outputs}, got {self.latent_detections}")
+        require_strength(self.strength)
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"the seed must lie between 0 and {MAX_SEED}, got {self.seed}")
         if self.shard_size < 1:

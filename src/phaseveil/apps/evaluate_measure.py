@@ -140,7 +140,9 @@ def draw(
         "reference": acquired.draw(
             reference_styles(pipeline, [read_crop(p) for p in subject.references], subject.target)
         ),
-        "latent": acquired.draw(pipeline.latent_styles(subject.latent_seeds(options.outputs), subject.target)),
+        "latent": acquired.draw(
+            pipeline.latent_styles(subject.latent_seeds(options.outputs), subject.target, options.strength)
+        ),
     }
     shown = [source, *faces["reference"], *faces["latent"][: options.latent_detections]]
     artefacts = [source, *acquired.artefacts, *(faces[mode][0] for mode in MODES)]
