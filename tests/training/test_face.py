@@ -181,14 +181,6 @@ def test_face_and_reference_are_looked_at_in_the_same_other_colours(config: Face
         assert all(torch.equal(*stage) for stage in zip(seen, asked, strict=True))
 
 
-def test_a_part_of_a_batch_keeps_each_face_with_its_recolouring(config: FaceTraining) -> None:
-    batch = Example(elsewhere(config, Path(config.out), recoloured=1.0)).batch
-    part = batch.part(slice(2, 4))
-    places = [4 * quarter + place for quarter in range(4) for place in (2, 3)]
-    assert torch.equal(part.source, batch.source[places])
-    assert torch.equal(part.recolouring, batch.recolouring[places])
-
-
 def test_no_second_face_is_drawn_where_diversity_has_no_weight(config: FaceTraining) -> None:
     example, drawn = Example(config), []
     example.run.networks.generator.register_forward_hook(lambda *_: drawn.append(1))
