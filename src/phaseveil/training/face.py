@@ -64,8 +64,8 @@ class FaceTraining:
         judged_by: What the discriminator looks at: ``pixels``, or ``features``, the activations of ``perceptual``,
             which knows natural images from the start. R1 is of pixels only.
         recoloured: Share of the faces that the perceptual network, and with it a discriminator of features, sees with
-            other colours, each with its reference in the same [Zhao et al. 2020, arXiv 2006.10738]. What pleases in
-            one colour then pleases no more.
+            other colours, each with its reference in the same [Zhao et al. 2020, arXiv 2006.10738], so that a stain
+            that pleases in one colour alone pleases less.
         networks: Sizes of the face networks.
         jitter: Colour changes of the references; small, since the style takes up whatever varies.
         discriminator_width: Discriminator's channels at half resolution, or of its heads.
