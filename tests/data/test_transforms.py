@@ -137,6 +137,7 @@ def test_only_the_share_is_recoloured() -> None:
     image = torch.rand(400, 3, 4, 4, generator=seeded(14))
     for share, least, most in ((0.0, 400, 400), (0.5, 160, 240), (1.0, 0, 0)):
         changed = recolour(image, draw_recolouring(400, share, seeded(15)))
+        assert changed.is_contiguous(memory_format=torch.channels_last)
         assert least <= sum(torch.equal(*pair) for pair in zip(changed, image, strict=True)) <= most
 
 

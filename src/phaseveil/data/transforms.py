@@ -93,7 +93,7 @@ def draw_recolouring(count: int, share: float, generator: torch.Generator) -> Te
     saturation, contrast = 2 * draws[0], 0.6 + 0.8 * draws[2]
     angle = 2 * math.pi * draws[1]
     grey, eye = torch.full((3, 3), 1 / 3), torch.eye(3)
-    # Rodrigues about the grey axis: a third of the square root of 3 times its cross product matrix.
+    # Rodrigues' rotation about the grey axis.
     cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
     turned = angle.cos() * (eye - grey) + angle.sin() * cross
     matrix = contrast * (grey + saturation * turned)
@@ -103,6 +103,7 @@ def draw_recolouring(count: int, share: float, generator: torch.Generator) -> Te
 
 
 def recolour(image: Tensor, changes: Tensor) -> Tensor:
-    """Colours through an affine map each. Images ``(B, 3, H, W)``, maps ``(B, 3, 4)`` → ``(B, 3, H, W)``, unclipped."""
+    """Colours through an affine map each. Images ``(B, 3, H, W)``, maps ``(B, 3, 4)`` → ``(B, 3, H, W)``, unclipped,
+    channels last."""
     matrix, offset = changes[:, :, :3, None, None], changes[:, :, 3:, None]
-    return (matrix * image[:, None]).sum(dim=2) + offset
+    return ((matrix * image[:, None]).sum(dim=2) + offset).contiguous(memory_format=torch.channels_last)
