@@ -62,8 +62,7 @@ class FaceTraining:
         discriminator: Discriminator to start from, a file; fresh where empty. Beside good networks a fresh one of
             pixels has learned next to nothing after a hundred steps.
         judged_by: What the discriminator looks at: ``pixels``, or ``features``, the activations of ``perceptual``,
-            which knows natural images from the start. ``deep-features`` are judged over wider places, by heads that R1
-            bounds as it does the pixels'.
+            which knows natural images from the start. R1 is of the same.
         recoloured: Share of the faces that the perceptual network, and with it a discriminator of features, sees with
             other colours, each with its reference in the same [Zhao et al. 2020, arXiv 2006.10738], so that a stain
             that pleases in one colour alone pleases less.
@@ -125,8 +124,8 @@ class FaceTraining:
             )
         if self.judge_camera and not self.judge:
             raise ConfigError("stage II: judge_camera needs the judge that was trained behind it: set judge=FILE")
-        if self.judged_by not in ("pixels", "features", "deep-features"):
-            raise ConfigError(f"stage II: judged_by must be pixels, features or deep-features, got {self.judged_by!r}")
+        if self.judged_by not in ("pixels", "features"):
+            raise ConfigError(f"stage II: judged_by must be pixels or features, got {self.judged_by!r}")
         if not 0 <= self.recoloured <= 1:
             raise ConfigError(f"stage II: recoloured is a share from 0 to 1, got {self.recoloured:g}")
         if not 0 <= self.reconstruction_floor <= 1 or not 0 <= self.hold < 1:
@@ -276,10 +275,9 @@ def _judge(config: FaceTraining, camera: Camera, heatmap_net: HeatmapNet) -> Cal
 
 def _fresh_discriminator(config: FaceTraining, perceptual: LPIPS) -> AnyDiscriminator:
     width, domains = config.discriminator_width, len(DOMAINS)
-    if config.judged_by == "pixels":
-        return Discriminator(config.networks.size, width, 5, domains)
-    deep = config.judged_by == "deep-features"
-    return FeatureDiscriminator(perceptual.shapes(config.networks.size), width, 5, domains, deep)
+    if config.judged_by == "features":
+        return FeatureDiscriminator(perceptual.shapes(config.networks.size), width, 5, domains)
+    return Discriminator(config.networks.size, width, 5, domains)
 
 
 def _adam(groups: list[tuple[list[nn.Parameter], float]], config: FaceTraining) -> torch.optim.Optimizer:
@@ -344,7 +342,7 @@ def _discriminator_losses(
 ) -> dict[str, Tensor]:
     with mixed_precision(batch.source.device.type):
         losses = {"discriminator": _discriminator_loss(batch, drawn, run.discriminator)}
-        if step % config.r1_every == 0 and run.discriminator.penalised:
+        if step % config.r1_every == 0:
             losses["r1"] = _r1(batch, drawn, run.discriminator)
     return losses
 
