@@ -157,7 +157,6 @@ def test_refuses_an_incomplete_set_of_weights() -> None:
 def test_embedding_is_the_activations_brought_to_unit_length(alex: LPIPS) -> None:
     frames = images()[0]
     raw, unit = alex.activations(frames), alex.embed(frames)
-    assert alex.shapes(frames.shape[-1]) == [(level.shape[1], level.shape[-1]) for level in raw]
     assert alex.channels == tuple(level.shape[1] for level in raw) == (64, 192, 384, 256, 256)
     assert all(level.min() == 0 for level in raw)
     for one, other in zip(raw, unit, strict=True):

@@ -1,7 +1,5 @@
 """Losses of stage II that make faces: adversarial, style and reconstruction. Each returns an unweighted scalar."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -29,20 +27,6 @@ def r1_penalty(real_logits: Tensor, real_image: Tensor) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(real_logits.sum(), real_image, create_graph=True)
     return gradient.square().flatten(1).sum(dim=1).mean() / 8
-
-
-def feature_r1_penalty(real_logits: Tensor, activations: Sequence[Tensor]) -> Tensor:
-    """:func:`r1_penalty` for a discriminator of features: gradients at real images' activations, each stage's in units
-    of its own root mean square, as the stages of one network differ in size.
-
-    Args:
-        real_logits: Shape ``(B,)``.
-        activations: What they were computed from, requiring gradients. Shape ``(B, C, H, W)`` each.
-    """
-    gradients = torch.autograd.grad(real_logits.sum(), list(activations), create_graph=True)
-    powers = [stage.detach().square().mean(dim=(1, 2, 3)) for stage in activations]
-    lengths = [gradient.square().flatten(1).sum(dim=1) for gradient in gradients]
-    return torch.stack([length * power for length, power in zip(lengths, powers, strict=True)]).sum(dim=0).mean() / 2
 
 
 def style_reconstruction_loss(recovered: Tensor, style: Tensor) -> Tensor:

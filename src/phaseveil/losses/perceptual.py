@@ -110,12 +110,6 @@ class LPIPS(nn.Module):
         """Channels of the five stages' activations; the last one has 256 in AlexNet, 512 in VGG16."""
         return tuple(stage[-1].channels for stage in self._trunk.stages)
 
-    def shapes(self, size: int) -> list[tuple[int, int]]:
-        """Channels and side of each of the five stages' activations of an image of ``size`` pixels a side."""
-        device = next(self.parameters()).device
-        seen = self.activations(torch.zeros(1, 3, size, size, device=device))
-        return [(stage.shape[1], stage.shape[-1]) for stage in seen]
-
     def activations(self, image: Tensor) -> tuple[Tensor, ...]:
         """Activations of the five stages after their ReLU, as they are.
 

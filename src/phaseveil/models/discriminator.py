@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
 
 from phaseveil import checkpoint
 from phaseveil.models.blocks import ResidualBlock, by_domain, conv3, halve
@@ -47,27 +48,27 @@ class Discriminator(nn.Module):
 
 
 class FeatureDiscriminator(nn.Module):
-    """Real/fake logits from the activations of a frozen network that knows natural images: one head a stage, behind a
-    fixed random mixture of the stage's channels [Sauer et al. 2021, arXiv 2111.01007, cross-channel mixing].
+    """Real/fake logits from the activations of a frozen network that knows natural images: one small head a stage,
+    behind a fixed random mixture of the stage's channels [Sauer et al. 2021, arXiv 2111.01007, cross-channel mixing].
 
-    What is natural it need not learn, and the frozen network forgets nothing while the generator moves. Every head
-    halves its stage until few places are left, so that it sees how parts fit each other and not only their texture.
+    What is natural it need not learn, and the frozen network forgets nothing while the generator moves. Spectral
+    normalisation [Miyato et al. 2018, arXiv 1802.05957] bounds the heads, so that no gradient penalty is needed.
 
     Args:
-        stages: Channels and side of each stage's activations, as :meth:`phaseveil.losses.perceptual.LPIPS.shapes` says.
-        width: Channels of the heads at their first resolution, doubled per halving up to four times.
+        channels: Of each stage's activations.
+        width: Channels of the heads.
         heatmaps: Channels of the heatmap.
         domains: Number of domains.
     """
 
-    side = 4
+    side = 8
     """Logits across and down, of each head."""
 
-    def __init__(self, stages: Sequence[tuple[int, int]], width: int, heatmaps: int, domains: int) -> None:
+    def __init__(self, channels: Sequence[int], width: int, heatmaps: int, domains: int) -> None:
         super().__init__()
-        for stage, (count, _) in enumerate(stages):
+        for stage, count in enumerate(channels):
             self.register_buffer(f"mixture{stage}", torch.randn(width, count, 1, 1) / math.sqrt(count))
-        self.heads = nn.ModuleList(_head(width + heatmaps, width, side, self.side, domains) for _, side in stages)
+        self.heads = nn.ModuleList(_head(width + heatmaps, width, domains) for _ in channels)
 
     def forward(self, activations: Sequence[Tensor], heatmap: Tensor, domain: Tensor) -> Tensor:
         """Activations ``(B, C, H, W)`` a stage, heatmaps ``(B, K, H/2, W/2)``, domains ``(B,)`` → logits ``(B, L)``,
@@ -76,20 +77,24 @@ class FeatureDiscriminator(nn.Module):
         for stage, (features, head) in enumerate(zip(activations, self.heads, strict=True)):
             mixed = functional.conv2d(features, self.get_buffer(f"mixture{stage}"))
             geometry = functional.adaptive_avg_pool2d(heatmap, mixed.shape[-1])
-            verdict = head(torch.cat([mixed, geometry.to(mixed.dtype)], dim=1))
+            seen = torch.cat([mixed, geometry.to(mixed.dtype)], dim=1)
+            if seen.shape[-1] == 1:
+                # The same logits. At stride 2 oneDNN leaves parts of one pixel's weight gradient unwritten in bfloat16.
+                seen = functional.pad(seen, (0, 1, 0, 1))
+            verdict = head(seen)
             logits.append(by_domain(functional.adaptive_avg_pool2d(verdict, self.side).flatten(2), domain))
         return torch.cat(logits, dim=1).float()
 
 
-def _head(inputs: int, width: int, side: int, last: int, domains: int) -> nn.Sequential:
-    """3 × 3 convolutions that halve ``side`` to ``last`` or less, one more, and a logit per domain and place."""
-    halvings = max(0, math.ceil(math.log2(side / last)))
-    channels = [inputs, *(width * min(2**level, 4) for level in range(halvings))]
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(channels):
-        layers += [conv3(before, after, stride=2), nn.LeakyReLU(0.2)]
-    verdict = channels[-1] if halvings else width
-    return nn.Sequential(*layers, conv3(channels[-1], verdict), nn.LeakyReLU(0.2), nn.Conv2d(verdict, domains, 1))
+def _head(inputs: int, width: int, domains: int) -> nn.Sequential:
+    """Two 3 × 3 convolutions, the first at half resolution, and a logit per domain and place."""
+    return nn.Sequential(
+        spectral_norm(conv3(inputs, width, stride=2)),
+        nn.LeakyReLU(0.2),
+        spectral_norm(conv3(width, 2 * width)),
+        nn.LeakyReLU(0.2),
+        spectral_norm(nn.Conv2d(2 * width, domains, 1)),
+    )
 
 
 AnyDiscriminator = Discriminator | FeatureDiscriminator

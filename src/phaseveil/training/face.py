@@ -62,7 +62,7 @@ class FaceTraining:
         discriminator: Discriminator to start from, a file; fresh where empty. Beside good networks a fresh one of
             pixels has learned next to nothing after a hundred steps.
         judged_by: What the discriminator looks at: ``pixels``, or ``features``, the activations of ``perceptual``,
-            which knows natural images from the start. R1 is of the same.
+            which knows natural images from the start. R1 is of pixels only.
         recoloured: Share of the faces that the perceptual network, and with it a discriminator of features, sees with
             other colours, each with its reference in the same [Zhao et al. 2020, arXiv 2006.10738], so that a stain
             that pleases in one colour alone pleases less.
@@ -276,7 +276,7 @@ def _judge(config: FaceTraining, camera: Camera, heatmap_net: HeatmapNet) -> Cal
 def _fresh_discriminator(config: FaceTraining, perceptual: LPIPS) -> AnyDiscriminator:
     width, domains = config.discriminator_width, len(DOMAINS)
     if config.judged_by == "features":
-        return FeatureDiscriminator(perceptual.shapes(config.networks.size), width, 5, domains)
+        return FeatureDiscriminator(perceptual.channels, width, 5, domains)
     return Discriminator(config.networks.size, width, 5, domains)
 
 
@@ -342,8 +342,8 @@ def _discriminator_losses(
 ) -> dict[str, Tensor]:
     with mixed_precision(batch.source.device.type):
         losses = {"discriminator": _discriminator_loss(batch, drawn, run.discriminator)}
-        if step % config.r1_every == 0:
-            losses["r1"] = _r1(batch, drawn, run.discriminator)
+        if step % config.r1_every == 0 and isinstance(run.discriminator, Discriminator):
+            losses["r1"] = _r1(batch, run.discriminator)
     return losses
 
 
@@ -369,15 +369,11 @@ def _discriminator_loss(batch: FaceStep, drawn: Drawn, discriminator: AnyDiscrim
     return adversarial.discriminator_loss(real, fake)
 
 
-def _r1(batch: FaceStep, drawn: Drawn, discriminator: AnyDiscriminator) -> Tensor:
+def _r1(batch: FaceStep, discriminator: Discriminator) -> Tensor:
     """R1 on half of the batch."""
     half = slice(0, None, 2)
-    heatmap, domain = batch.reference_heatmap[half], batch.domain[half]
-    if isinstance(discriminator, FeatureDiscriminator):
-        seen = [stage[half].detach().clone().requires_grad_(True) for stage in drawn.reference_seen]
-        return adversarial.feature_r1_penalty(discriminator(seen, heatmap, domain).mean(dim=1), seen)
     image = batch.reference[half].detach().clone().requires_grad_(True)
-    return adversarial.r1_penalty(discriminator(image, heatmap, domain), image)
+    return adversarial.r1_penalty(discriminator(image, batch.reference_heatmap[half], batch.domain[half]), image)
 
 
 def _style_distribution(
