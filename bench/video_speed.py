@@ -8,6 +8,7 @@ Both commands are timed from start to end, and again on a clip of one frame; the
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -47,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the clip for the race")
     parser.add_argument("--frames", type=int, default=300, help="frames for identity and jitter, 0 for neither")
+    parser.add_argument("--seeds", type=int, default=6, help="seeds of which identity is compared, 2 or more")
     parser.add_argument("--memory", type=int, default=2000, help="frames over which memory is watched, 0 for none")
     parser.add_argument("--deface", help="the command; looked for on the path and beside this Python by default")
     arguments = parser.parse_args()
@@ -57,7 +59,7 @@ def main() -> None:
         if arguments.seconds:
             results["race"] = race(place, round(arguments.seconds * RATE), arguments.deface)
         if arguments.frames:
-            results["steadiness"] = steadiness(place, arguments.frames)
+            results["steadiness"] = steadiness(place, arguments.frames, arguments.seeds)
         if arguments.memory:
             results["memory"] = memory(place, arguments.memory)
     print(json.dumps(results, indent=1))
@@ -96,30 +98,35 @@ def timed(command: Sequence[str], clip: Path) -> tuple[float, float]:
     return time.perf_counter() - begin, now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
 
 
-def steadiness(place: Path, frames: int) -> dict[str, float]:
+def steadiness(place: Path, frames: int, seeds: int) -> dict[str, Any]:
     """Whether a person keeps one face, and how much a still head trembles.
 
-    Distances are dlib's; those between seeds are from each frame of one to the same frame of the other. Jitter is the
-    mean displacement of dlib's 68 landmarks from one frame to the next, read in one fixed box; pixels.
+    Distances are dlib's, the median over the frames for each seed; those between two seeds are from each frame of one
+    to the same frame of the other, for each pair. Jitter is the mean displacement of dlib's 68 landmarks from one frame
+    to the next, read in one fixed box, seed 0; pixels.
     """
     pipeline = PhaseVeil.from_pretrained()
     alive, still = write_clip(place / "alive.mp4", frames, moving), write_clip(place / "still.mp4", frames, resting)
-    embeddings = [embed(anonymize(pipeline, alive, place / f"seed-{seed}", seed)) for seed in (0, 1)]
-    same = [np.linalg.norm(a - b) for a, b in zip(embeddings[0][:-1], embeddings[0][1:], strict=True)]
-    first = np.linalg.norm(embeddings[0] - embeddings[0].mean(axis=0), axis=1)
-    half = len(embeddings[0]) // 2
-    apart = np.linalg.norm(embeddings[0][:half] - embeddings[0][half : 2 * half], axis=1)
-    other = np.linalg.norm(embeddings[0] - embeddings[1], axis=1)
+    tracks = [embed(anonymize(pipeline, alive, place / f"seed-{seed}", seed)) for seed in range(seeds)]
+    half = frames // 2
+    apart = [distance(track[:half], track[half : 2 * half]) for track in tracks]
+    between = {f"{a} and {b}": distance(tracks[a], tracks[b]) for a, b in itertools.combinations(range(seeds), 2)}
     source, output = jitter(still), jitter(anonymize(pipeline, still, place / "still", 0))
     return {
-        "distance, neighbouring frames": float(np.median(same)),
-        "distance, frames half the clip apart": float(np.median(apart)),
-        "distance to the track's mean": float(np.median(first)),
-        "distance between two seeds": float(np.median(other)),
+        "neighbouring frames": [distance(track[:-1], track[1:]) for track in tracks],
+        "frames half the clip apart": apart,
+        "two seeds": between,
+        "median of half the clip apart": float(np.median(apart)),
+        "median of two seeds": float(np.median(list(between.values()))),
         "jitter of the source, px": source,
         "jitter of the output, px": output,
         "jitter ratio": output / source,
     }
+
+
+def distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Median distance of embeddings, ``(N, 128)`` each, over the frames in which both have a face."""
+    return float(np.nanmedian(np.linalg.norm(first - second, axis=1)))
 
 
 def memory(place: Path, frames: int) -> dict[str, float]:
@@ -151,17 +158,20 @@ def anonymize(pipeline: PhaseVeil, clip: Path, out: Path, seed: int, progress: A
 
 
 def embed(clip: Path) -> np.ndarray:
-    """dlib's embedding of the face in every frame in which dlib finds one. Shape ``(N, 128)``."""
+    """dlib's embedding of the face in every frame, NaN where dlib finds none. Shape ``(N, 128)``."""
     detector, predictor = DlibDetector(), LandmarkPredictor()
-    crops, points = [], []
+    crops, points, found = [], [], []
     for image in images(clip):
         small = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         faces = detector.detect(np.asarray(small))
+        found.append(bool(faces))
         if faces:
             crops.append(np.asarray(small))
             points.append(predictor.predict(np.asarray(small), faces[0].box))
-    print(f"{clip.parent.name}: dlib finds a face in {len(crops)} frames", file=sys.stderr)
-    return DlibRecogniser().embed(crops, np.array(points))
+    print(f"{clip.parent.name}: dlib finds a face in {len(crops)} of {len(found)} frames", file=sys.stderr)
+    embeddings = np.full((len(found), 128), np.nan)
+    embeddings[found] = DlibRecogniser().embed(crops, np.array(points))
+    return embeddings
 
 
 def jitter(clip: Path) -> float:
