@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=2000, help="frames over which memory is watched, 0 for none")
     parser.add_argument("--deface", help="the command; looked for on the path and beside this Python by default")
     arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error("--seeds must be at least 2: distances between seeds need two")
     keep_freed_memory()  # as the command does
     results: dict[str, Any] = {"cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as folder:
