@@ -20,7 +20,7 @@ from phaseveil.apps.attack import Options, budget_named, gather
 from phaseveil.apps.attack_bench import Bench
 from phaseveil.apps.attack_card import bounds, percent
 from phaseveil.apps.attack_data import BUDGETS, Budget
-from phaseveil.apps.attack_results import Finding, Record, Work, keep, plain, write_json
+from phaseveil.apps.attack_results import Artefact, Finding, Record, Work, keep, plain, write_json
 from phaseveil.apps.attack_target import NEED_FACE, landmark_error, load_target
 from phaseveil.errors import ConfigError, PhaseVeilError
 from phaseveil.optics.camera import load_camera
@@ -43,19 +43,23 @@ def strongest(
     if "generated" in attacks and target.pipeline is None:
         raise ConfigError(f"{camera}: {NEED_FACE.replace('with --weights', 'as CAMERA:WEIGHTS')}")
     photographs, recogniser, study = gather(options, target.size)
-    work = Work(options.out / "work" / options.budget.name / target.digest())
+    work = Work(options.out / "work" / options.budget.name)
     bench = Bench(study, target, options.budget, recogniser, None, work)
     exact = attack_psf.real_sensor(target.camera)
-    known: dict[str, Callable[[Report], list[Finding]]] = {
-        "richardson-lucy": lambda report: [attack_psf.exact_psf(bench, "richardson-lucy", exact, report)],
-        "recogniser": lambda report: attack_learned.recogniser_on_acquisitions(bench, report),
-        "inversion": lambda report: [attack_learned.inversion(bench, report)],
-        "generated": lambda report: _on_new_faces(bench, report),
+    known: dict[str, tuple[Artefact, Callable[[Report], list[Finding]]]] = {
+        "richardson-lucy": (
+            "recovered",
+            lambda report: [attack_psf.exact_psf(bench, "richardson-lucy", exact, report)],
+        ),
+        "recogniser": ("acquisition", lambda report: attack_learned.recogniser_on_acquisitions(bench, report)),
+        "inversion": ("recovered", lambda report: [attack_learned.inversion(bench, report)]),
+        "generated": ("generated", lambda report: _on_new_faces(bench, report)),
     }
     records: list[Record] = []
     for name in attacks:
+        artefact, run = known[name]
         with progress(f"{target.name} {name}") as report:
-            records += work.once(name, lambda: keep(known[name](report), study))  # noqa: B023
+            records += bench.kept(artefact).once(name, lambda: keep(run(report), study))  # noqa: B023
     network = target.heatmap_net
     error = None if network is None else landmark_error(network, bench.acquisitions, study, study.probes)
     found: dict[str, Any] = plain(

@@ -291,6 +291,21 @@ def test_other_settings_reuse_nothing_and_pictures_can_be_left_out(
         run(other, out, CHEAP, stop)
 
 
+def test_other_networks_run_no_attack_that_does_not_see_them(
+    run: Callable[..., dict[str, Any]], clear_lens: tuple[Path, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(clear_lens[0] / "work", tmp_path / "work")
+    clear = build_camera(CameraConfig())
+    learned = load_target("learned", clear, None)
+    target = Target("clear", clear, 128, learned.heatmap_net, learned.pipeline)
+    cards = [clear_lens[1], run(target, tmp_path, CHEAP), run(target.erasing_shape(30), tmp_path, CHEAP)]
+    before, drawn, erased = ({attack["key"]: attack for attack in card["attacks"]} for card in cards)
+    assert drawn.keys() - before.keys() == {"A0-heatmap", "A0-generated"}
+    assert {key: drawn[key] for key in before} == before  # to the second: they were not run again
+    assert [key for key in drawn if drawn[key] != erased[key]] == ["A0-generated"]
+    assert drawn["A0-generated"]["another"] != erased["A0-generated"]["another"]
+
+
 def test_a_point_of_another_card_is_drawn(run: Callable[..., dict[str, Any]], clear_lens: tuple[Path, Any]) -> None:
     out, card = clear_lens
     against = (out / "privacy_card.json",)

@@ -79,7 +79,8 @@ def attack(
 ) -> Card:
     """Attack a camera and write ``privacy_card.json`` and ``privacy_card.html`` to ``options.out``.
 
-    An interrupted run goes on when it is called again, and gives the same figures.
+    An interrupted run goes on when it is called again, and gives the same figures. With other networks but the same
+    ``options.out`` it runs those attacks alone that depend on what has changed.
 
     Args:
         camera: Name or file, see :func:`phaseveil.optics.camera.load_camera`.
@@ -109,7 +110,7 @@ def attack_target(target: Target, options: Options, say: Callable[[str], None], 
     photographs, recogniser, study = gather(options, target.size, stage)
     key = _recogniser_key(options.recogniser)
     settings = _settings(target, options, recogniser.name, key)
-    work = Work(options.out / "work" / _fingerprint(settings, target, photographs))
+    work = Work(options.out / "work" / _fingerprint(settings, photographs))
     bench = Bench(study, target, options.budget, recogniser, perceptual, work)
     records = run_attacks(bench, stage)
     card = assemble(bench, records, settings, others, options.pictures)
@@ -166,10 +167,12 @@ def _settings(target: Target, options: Options, recogniser: str, key: str) -> Re
     return settings
 
 
-def _fingerprint(settings: Record, target: Target, photographs: PairSet) -> str:
-    """Names a run: changes with anything that its figures depend on."""
+def _fingerprint(settings: Record, photographs: PairSet) -> str:
+    """Names a run: changes with anything that its figures depend on, but for camera, networks and what they draw."""
+    drawn = ("networks", "erased_directions", "strength")
+    settings = {name: value for name, value in settings.items() if name not in drawn}
     root_free = [f"{file.parent.name}/{file.name}|{file.stat().st_size}" for file in photographs.files]
-    text = json.dumps([__version__, settings, target.digest(), root_free], sort_keys=True)
+    text = json.dumps([__version__, settings, root_free], sort_keys=True)
     checksum = hashlib.sha256(text.encode())
     checksum.update(np.ascontiguousarray(photographs.landmarks).tobytes())
     return checksum.hexdigest()[:16]
@@ -192,7 +195,7 @@ def _columns(bench: Bench, records: list[Record]) -> list[Column]:
         for record in records:
             if record["artefact"] != artefact or not record["nominal"] or record["code"] == "A4":
                 continue
-            pictures = bench.work.arrays(record["step"])[f"{record['key']}/pictures"]
+            pictures = bench.kept(artefact).arrays(record["step"])[f"{record['key']}/pictures"]
             caption = f"{record['code']} {record['title']}" if artefact == "recovered" else ""
             columns.append(Column(artefact, caption, list(pictures)))
     return columns

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from phaseveil.apps.attack_data import Budget, Study
-from phaseveil.apps.attack_results import Finding, Work, image_quality
+from phaseveil.apps.attack_results import Artefact, Finding, Work, image_quality
 from phaseveil.apps.attack_target import Target, acquire, member_psfs
 from phaseveil.losses.perceptual import LPIPS
 from phaseveil.metrics.identity import DlibRecogniser, Floats, Integers, Recogniser
@@ -44,7 +44,7 @@ class Bench:
         budget: How much work.
         recogniser: Off the shelf.
         perceptual: LPIPS, where its weights are at hand.
-        work: Keeps what is finished.
+        work: Keeps what is finished, see :meth:`kept`.
     """
 
     study: Study
@@ -53,6 +53,14 @@ class Bench:
     recogniser: Recogniser
     perceptual: LPIPS | None
     work: Work
+
+    def kept(self, artefact: Artefact) -> Work:
+        """Keeps what attacks on such images have found; as long as camera and networks that these come from stay."""
+        return self.work.of(self.origin(artefact))
+
+    def origin(self, artefact: Artefact) -> str:
+        """Checksum of the camera and the networks that such images come from."""
+        return self.target.seen_in(artefact).digest()
 
     @cached_property
     def scenes(self) -> Tensor:

@@ -6,7 +6,7 @@ import dataclasses
 from torch import Tensor
 
 from phaseveil.apps.attack_bench import Bench
-from phaseveil.apps.attack_results import Finding, image_quality
+from phaseveil.apps.attack_results import Artefact, Finding, image_quality
 from phaseveil.apps.attack_target import (
     draw_faces,
     draw_heatmaps,
@@ -70,13 +70,13 @@ def off_the_shelf_generated(bench: Bench, pipeline: PhaseVeil) -> Finding:
 def inversion(bench: Bench, report: Report) -> Finding:
     """A3: a network trained by the attacker to restore the scene."""
     study, camera = bench.study, bench.target.camera
-    config = dataclasses.replace(bench.budget.inversion, camera=bench.target.digest()[:16], seed=study.seed)
+    config = dataclasses.replace(bench.budget.inversion, camera=bench.origin("recovered")[:16], seed=study.seed)
     network = train_inversion(
         study.attacker_scenes,
         study.landmarks(study.attacker),
         view_of_acquisitions(camera, study.size),
         config,
-        bench.work.state("A3-inversion"),
+        bench.kept("recovered").state("A3-inversion"),
         report,
     )
     return bench.recovered(
@@ -112,12 +112,12 @@ def recogniser_on_generated(bench: Bench, pipeline: PhaseVeil, report: Report) -
 
 
 def _trained(
-    bench: Bench, artefact: str, view: Acquire, probes: Tensor, gallery: Tensor, report: Report
+    bench: Bench, artefact: Artefact, view: Acquire, probes: Tensor, gallery: Tensor, report: Report
 ) -> list[Finding]:
     """Train on views of the attacker's photographs; compare the probes with the acquired and with the clear gallery."""
     study, name = bench.study, f"A4-{artefact}"
     config = dataclasses.replace(
-        bench.budget.recogniser, view=f"{artefact} {bench.target.digest()[:16]}", seed=study.seed
+        bench.budget.recogniser, view=f"{artefact} {bench.origin(artefact)[:16]}", seed=study.seed
     )
     network = train_recogniser(
         study.attacker_scenes,
@@ -125,7 +125,7 @@ def _trained(
         study.photographs.persons[study.attacker],
         view,
         config,
-        bench.work.state(name),
+        bench.kept(artefact).state(name),
         report,
     )
     recogniser = DlibRecogniser(network=network)
@@ -135,7 +135,7 @@ def _trained(
         key=f"{name}-acquired",
         code="A4",
         title="recogniser trained on such images, gallery of such images",
-        artefact=artefact,  # type: ignore[arg-type]
+        artefact=artefact,
         knowledge=_own_captures(bench),
         probes=found,
         clear=bench.dlib_clear,

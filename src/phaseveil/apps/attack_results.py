@@ -190,11 +190,15 @@ class Work:
     """Folder of what a run has finished and begun, so that an interrupted one goes on.
 
     Args:
-        folder: Of this run alone: another camera, list, budget or seed has another one.
+        folder: Of all that the figures depend on: another camera, list, budget or seed has another one.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    def of(self, digest: str) -> "Work":
+        """What rests on something else, too, of this checksum."""
+        return Work(self._folder.with_name(f"{self._folder.name}-{digest[:16]}"))
 
     def state(self, name: str) -> Path:
         """Where a network in training is kept."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from phaseveil.apps.attack_data import BATCH, Study
+from phaseveil.apps.attack_results import Artefact
 from phaseveil.attacks.attacker import Acquire
 from phaseveil.data.heatmaps import normalised_mean_error
 from phaseveil.errors import ConfigError
@@ -28,7 +29,7 @@ from phaseveil.optics.camera import (
 )
 from phaseveil.optics.dynamic import DynamicCamera
 from phaseveil.optics.sensor import SensorConfig
-from phaseveil.pipeline import PhaseVeil
+from phaseveil.pipeline import STRENGTH, PhaseVeil
 from phaseveil.precision import mixed_precision
 from phaseveil.run_state import seeded
 from phaseveil.training.pictures import heatmap_pictures
@@ -62,7 +63,7 @@ class Target:
     pipeline: PhaseVeil | None = None
 
     def digest(self) -> str:
-        """Checksum of optics, sensor and networks."""
+        """Checksum of optics, sensor and networks, and of the styles' strength where faces are drawn."""
         networks: list[nn.Module | None] = [
             self.camera,
             self.heatmap_net,
@@ -71,10 +72,19 @@ class Target:
         if self.pipeline is not None and self.pipeline.pair.eraser is not None:
             networks.append(self.pipeline.pair.eraser)
         text = f"{type(self.camera).__name__}|{sorted(plain_config(self.camera.config).items())}|{self.size}"
+        if self.pipeline is not None:
+            text += f"|{STRENGTH}"
         checksum = hashlib.sha256(text.encode())
         for network in networks:
             checksum.update(_digest(network) if network is not None else b"none")
         return checksum.hexdigest()
+
+    def seen_in(self, artefact: Artefact) -> "Target":
+        """The same without the networks that such images do not pass through, on which their attacks do not depend."""
+        if artefact == "generated":
+            return self
+        heatmap_net = self.heatmap_net if artefact == "heatmap" else None
+        return dataclasses.replace(self, heatmap_net=heatmap_net, pipeline=None)
 
     def erasing_shape(self, directions: int) -> "Target":
         """The same, its new faces drawn as :meth:`PhaseVeil.erasing_shape` says.
