@@ -51,6 +51,12 @@ def test_latent_and_domain_change_the_code(mapping: MappingNetwork) -> None:
     assert (code - mapping(latents(), 1 - DOMAIN)).abs().mean() > 0.01
 
 
+def test_a_face_and_its_mirror_image_have_one_code(encoder: StyleEncoder) -> None:
+    faces, domain = torch.rand(3, 3, 32, 32), torch.tensor([0, 1, 1])
+    torch.testing.assert_close(encoder(faces.flip(-1), domain), encoder(faces, domain), atol=1e-5, rtol=0)
+    assert (encoder(faces.flip(-2), domain) - encoder(faces, domain)).abs().max() > 1e-3
+
+
 def test_face_and_domain_change_the_code(encoder: StyleEncoder) -> None:
     code = encoder(faces(), DOMAIN)
     assert torch.equal(code, encoder(faces(), DOMAIN))

@@ -1,5 +1,6 @@
 """Stage II on a handful of synthetic faces: every loss trains what it claims, runs resume exactly, errors are clear."""
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -15,11 +16,18 @@ from phaseveil.data.transforms import recolour
 from phaseveil.errors import CheckpointError, ConfigError
 from phaseveil.models.discriminator import Discriminator
 from phaseveil.models.face import load_face_networks
+from phaseveil.models.generator import ModulatedConv
 from phaseveil.models.heatmap import HeatmapConfig, HeatmapNet, save_heatmap_net
 from phaseveil.training import face as stage
 from phaseveil.training.face import FaceTraining, train_face
 from phaseveil.training.face_batches import FaceStep, draw_step
-from phaseveil.training.face_losses import FaceLossWeights, cycle_loss, generator_losses, identity_loss
+from phaseveil.training.face_losses import (
+    FaceLossWeights,
+    cycle_loss,
+    generator_losses,
+    identity_loss,
+    mirror_loss,
+)
 from phaseveil.training.parallel import Processes, mixed_precision
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")
@@ -112,6 +120,7 @@ TRAINS = {
     "reference": READERS,
     "style": READERS,
     "diversity": READERS,
+    "mirror": READERS,
     "cycle": READERS,
     "heatmap": READERS,
     "landmark": READERS,
@@ -181,16 +190,33 @@ def test_face_and_reference_are_looked_at_in_the_same_other_colours(config: Face
         assert all(torch.equal(*stage) for stage in zip(seen, asked, strict=True))
 
 
-def test_no_second_face_is_drawn_where_diversity_has_no_weight(config: FaceTraining) -> None:
+@pytest.mark.parametrize("name", ["diversity", "mirror"])
+def test_no_second_face_is_drawn_where_its_loss_has_no_weight(config: FaceTraining, name: str) -> None:
     example, drawn = Example(config), []
     example.run.networks.generator.register_forward_hook(lambda *_: drawn.append(1))
     found = {}
     for weight in (0.1, 0.0):
-        weights = FaceLossWeights(diversity=weight)
+        weights = FaceLossWeights(**{"diversity": 0.0, "mirror": 0.0, name: weight})
         found[weight] = generator_losses(example.batch, example.drawn, example.run, weights)
         drawn.append(0)
     assert drawn == [1, 0, 0]
-    assert found[0.1].keys() - found[0.0].keys() == {"diversity"}
+    assert found[0.1].keys() - found[0.0].keys() == {name}
+
+
+def test_a_generator_that_treats_both_sides_alike_has_no_mirror_loss(config: FaceTraining) -> None:
+    example = Example(config)
+    lopsided = mirror_loss(example.batch, example.drawn, example.run).item()
+    for module in example.run.networks.generator.modules():
+        if isinstance(module, nn.Conv2d | ModulatedConv):
+            module.weight.data = (module.weight.data + module.weight.data.flip(-1)) / 2
+    batch, generator = example.batch, example.run.networks.generator
+    generator.stem.weight.data[:, :12] = generator.stem.weight.data[:, :12].mean(dim=1, keepdim=True)
+    with torch.no_grad():  # without noise, so that both acquisitions are of the same light
+        acquired = example.run.camera(batch.source)
+        batch = dataclasses.replace(batch, acquisition=acquired, heatmap=example.run.heatmap_net(acquired).heatmap)
+    fake = generator(batch.acquisition, batch.heatmap, example.style)
+    alike = mirror_loss(batch, dataclasses.replace(example.drawn, fake=fake), example.run).item()
+    assert alike < lopsided / 10
 
 
 def test_what_is_fixed_takes_no_gradient(config: FaceTraining) -> None:

@@ -47,7 +47,9 @@ class MappingNetwork(nn.Module):
 
 
 class StyleEncoder(nn.Module):
-    """Face → style code, one head per domain [StarGAN v2, §2.1].
+    """Face → style code, one head per domain [StarGAN v2, §2.1]; the same for a face and its mirror image.
+
+    So no style says from which side its face was lit: that is for the acquisition to say.
 
     Args:
         size: Side of the faces, pixels; a power of two from 32 on.
@@ -67,8 +69,8 @@ class StyleEncoder(nn.Module):
 
     def forward(self, face: Tensor, domain: Tensor) -> Tensor:
         """Faces ``(B, 3, H, W)``, sRGB, 0 to 1, and domains ``(B,)`` → codes ``(B, style_dim)``, float32."""
-        features = self.stem(face * 2 - 1)
+        features = self.stem(torch.cat([face, face.flip(-1)]) * 2 - 1)
         for block in self.blocks:
             features = halve(block(features))
-        codes = self.heads(functional.leaky_relu(features, 0.2).flatten(1))
+        codes = self.heads(functional.leaky_relu(features, 0.2).flatten(1)).unflatten(0, (2, -1)).mean(dim=0)
         return unit_rms(by_domain(codes.unflatten(1, (self.domains, -1)), domain))

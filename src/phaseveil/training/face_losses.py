@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from phaseveil.losses import adversarial
 from phaseveil.losses import heatmap as geometry
@@ -17,6 +18,8 @@ from phaseveil.training.face_batches import FaceStep
 
 if TYPE_CHECKING:
     from phaseveil.training.face import Run
+
+MIRROR_SCALE = 4  # pixels that the mirror loss takes together, each way
 
 
 @dataclass
@@ -38,6 +41,7 @@ class FaceLossWeights:
         expression: Shape of brows, eyes and mouth.
         style_prior: Latent styles against the codes of real faces.
         identity: Shortfall of the distance between new face and source in dlib's embedding; 0 needs no recogniser.
+        mirror: The mirrored scene's new face, mirrored back, against the scene's; 0 draws no second face.
     """
 
     adversarial: float = 1.0
@@ -54,6 +58,7 @@ class FaceLossWeights:
     expression: float = 2.0
     style_prior: float = 5.0
     identity: float = 2.0
+    mirror: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def verdict(
 def generator_losses(batch: FaceStep, drawn: Drawn, run: "Run", weights: FaceLossWeights) -> dict[str, Tensor]:
     """Losses of every step on generator, style encoder and mapping network, unweighted; see :class:`FaceLossWeights`.
 
-    Diversity is left out where it has no weight: it needs a second face of every source.
+    Diversity and mirror are left out where they have no weight: either needs a second face of every source.
     """
     rebuild, _ = batch.halves
     fake, logits = drawn.fake, verdict(run.discriminator, drawn.fake, drawn.seen, batch.heatmap, batch.domain)
@@ -101,6 +106,7 @@ def generator_losses(batch: FaceStep, drawn: Drawn, run: "Run", weights: FaceLos
         **geometry_losses(batch, fake, run),
         "style": _style_loss(batch, drawn, run),
         **({"diversity": _diversity(batch, fake, run)} if weights.diversity > 0 else {}),
+        **({"mirror": mirror_loss(batch, drawn, run)} if weights.mirror > 0 else {}),
     }
 
 
@@ -138,6 +144,21 @@ def _diversity(batch: FaceStep, fake: Tensor, run: "Run") -> Tensor:
         other_style = batch.other_styles(run.networks)
         other = run.networks.generator(batch.acquisition[translate], batch.heatmap[translate], other_style)
     return adversarial.diversity_loss(fake[translate], other)
+
+
+def mirror_loss(batch: FaceStep, drawn: Drawn, run: "Run") -> Tensor:
+    """L1 between the translated faces and those of the mirrored scenes in the same styles, mirrored back; scalar.
+
+    No style then darkens or stains one side of whatever face it is given. At a quarter of the resolution: light and
+    colour have to agree, strands of hair need not.
+    """
+    _, translate = batch.halves
+    with torch.no_grad():
+        acquired = run.camera(batch.source[translate].flip(-1))
+        heatmap = run.heatmap_net(acquired).heatmap
+    mirrored = run.networks.generator(acquired, heatmap, drawn.style[translate]).flip(-1)
+    coarse = (functional.avg_pool2d(face, MIRROR_SCALE) for face in (mirrored, drawn.fake[translate]))
+    return adversarial.reconstruction_loss(*coarse)
 
 
 def _read_style(encoder: nn.Module, faces: Tensor, domain: Tensor) -> Tensor:
