@@ -42,7 +42,7 @@ def evaluate(
     outputs: Annotated[int, typer.Option(help="New faces a source in each mode, at least 3.")] = 10,
     strength: Annotated[
         float, typer.Option(help="Of latent styles: 1 as they are, less is nearer to their domain's mean.")
-    ] = 0.8,
+    ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random draw.")] = 0,
     work: Annotated[
         Path | None, typer.Option(help="Folder of finished parts and caches; beside the record by default.")

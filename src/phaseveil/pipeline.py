@@ -28,7 +28,7 @@ from phaseveil.precision import native_dtype
 
 NOISE_STREAM = 0x6E6F6973
 MEAN_STREAM, MEAN_LATENTS = 0x6D65616E, 1024
-STRENGTH = 0.8  # of latent styles: at 1, more new faces have a broken eye, mouth or outline
+STRENGTH = 1.0  # of latent styles
 
 ImageLike = Image.Image | ImageArray | str | Path
 
@@ -240,13 +240,13 @@ class PhaseVeil:
         The truncation trick (Karras et al. 2019, *A Style-Based Generator Architecture*, arXiv 1812.04948, appendix B)
         on the sphere of unit RMS that all styles lie on: along the great circle from the mean style of each face's
         domain to the seed's own (Shoemake 1985, *Animating Rotation with Quaternion Curves*, SIGGRAPH). The bundled
-        networks' lie 60 to 95 degrees from their mean; a straight line, scaled back, would hardly move there.
+        networks' lie 53 to 90 degrees from their mean; a straight line, scaled back, would hardly move there.
 
         Args:
             seeds: One a face.
             domain: ``female`` or ``male`` for all; drawn from each seed where ``None``.
-            strength: 0 gives every seed its domain's mean style, 1 its own; above 1 exaggerates. Less is more alike
-                and less often broken, see ``docs/experiments.md``.
+            strength: 0 gives every seed its domain's mean style, 1 its own; above 1 exaggerates. Less is more alike,
+                see ``docs/experiments.md``.
 
         Returns:
             Style codes. Shape ``(B, style_dim)``, float32, on the pipeline's device.

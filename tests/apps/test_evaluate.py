@@ -183,9 +183,9 @@ def test_optional_files_fill_their_columns(
 def test_the_strength_changes_latent_faces_alone_and_nothing_kept_from_another_is_used(
     pipeline: PhaseVeil, options: Options
 ) -> None:
-    records = {strength: app.evaluate(pipeline, replace(options, strength=strength), quiet) for strength in (0.8, 0.0)}
-    assert app.evaluate(pipeline, options, quiet)["modes"] == records[0.8]["modes"]  # the default
-    assert {strength: record["settings"]["strength"] for strength, record in records.items()} == {0.8: 0.8, 0.0: 0.0}
+    records = {strength: app.evaluate(pipeline, replace(options, strength=strength), quiet) for strength in (1.0, 0.0)}
+    assert app.evaluate(pipeline, options, quiet)["modes"] == records[1.0]["modes"]  # the default
+    assert {strength: record["settings"]["strength"] for strength, record in records.items()} == {1.0: 1.0, 0.0: 0.0}
     one, other = (record["modes"] for record in records.values())
     assert one["reference"] == other["reference"]
     # At 0 all seeds give their domain's mean style.
