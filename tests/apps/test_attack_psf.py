@@ -116,7 +116,9 @@ def test_only_a_family_is_searched(study: Study, family: DynamicCamera, dynamic:
     def stage(name: str) -> AbstractContextManager[Any]:
         return nullcontext(ignore)
 
-    bench = bench_of(study, camera, work=SimpleNamespace(once=once))
+    work = SimpleNamespace(once=once)
+    work.of = lambda _: work
+    bench = bench_of(study, camera, work=work)
     records = run_attacks(bench, stage)
     assert ("A2-family" in names) == dynamic
     assert [name for name in names if name.startswith("A2") and name != "A2-family"] == ["A2-captured", "A2-mistaken"]
