@@ -199,7 +199,7 @@ def test_an_interrupted_attack_goes_on_with_the_same_figures(
     run: Callable[..., dict[str, Any]], clear_lens: tuple[Path, Any], tmp_path: Path
 ) -> None:
     shutil.copytree(clear_lens[0] / "work", tmp_path / "work")
-    work = next((tmp_path / "work").iterdir())
+    work = next((tmp_path / "work").glob("*/*"))
     for file in [*work.glob("A3*"), *work.glob("A4*"), *work.glob("A0-acquisition*")]:
         file.unlink()
     target = Target("clear", build_camera(CameraConfig()))

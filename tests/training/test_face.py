@@ -206,11 +206,12 @@ def test_no_second_face_is_drawn_where_its_loss_has_no_weight(config: FaceTraini
 def test_a_generator_that_treats_both_sides_alike_has_no_mirror_loss(config: FaceTraining) -> None:
     example = Example(config)
     lopsided = mirror_loss(example.batch, example.drawn, example.run).item()
-    for module in example.run.networks.generator.modules():
+    for module in example.run.networks.generator.modules():  # symmetric kernels
         if isinstance(module, nn.Conv2d | ModulatedConv):
             module.weight.data = (module.weight.data + module.weight.data.flip(-1)) / 2
     batch, generator = example.batch, example.run.networks.generator
-    generator.stem.weight.data[:, :12] = generator.stem.weight.data[:, :12].mean(dim=1, keepdim=True)
+    pixels = generator.stem.weight.data[:, :12]  # mirroring exchanges the places that unshuffling makes channels of
+    pixels.copy_(pixels.mean(dim=1, keepdim=True).expand_as(pixels))
     with torch.no_grad():  # without noise, so that both acquisitions are of the same light
         acquired = example.run.camera(batch.source)
         batch = dataclasses.replace(batch, acquisition=acquired, heatmap=example.run.heatmap_net(acquired).heatmap)

@@ -197,8 +197,8 @@ class Work:
         self._folder = folder
 
     def of(self, digest: str) -> "Work":
-        """What rests on something else, too, of this checksum."""
-        return Work(self._folder.with_name(f"{self._folder.name}-{digest[:16]}"))
+        """The part of it that rests on something else, too, of this checksum."""
+        return Work(self._folder / digest[:16])
 
     def state(self, name: str) -> Path:
         """Where a network in training is kept."""

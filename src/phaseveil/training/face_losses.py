@@ -41,7 +41,8 @@ class FaceLossWeights:
         expression: Shape of brows, eyes and mouth.
         style_prior: Latent styles against the codes of real faces.
         identity: Shortfall of the distance between new face and source in dlib's embedding; 0 needs no recogniser.
-        mirror: The mirrored scene's new face, mirrored back, against the scene's; 0 draws no second face.
+        mirror: L1 between a new face and the mirrored scene's, mirrored back, pixels from -1 to 1 at a quarter of the
+            resolution; 0 draws no second face.
     """
 
     adversarial: float = 1.0
@@ -150,7 +151,8 @@ def mirror_loss(batch: FaceStep, drawn: Drawn, run: "Run") -> Tensor:
     """L1 between the translated faces and those of the mirrored scenes in the same styles, mirrored back; scalar.
 
     No style then darkens or stains one side of whatever face it is given. At a quarter of the resolution: light and
-    colour have to agree, strands of hair need not.
+    colour have to agree, strands of hair need not. The scene is mirrored and not its acquisition, since a PSF need not
+    be symmetric; without noise, as in :func:`cycle_loss`.
     """
     _, translate = batch.halves
     with torch.no_grad():
