@@ -104,6 +104,13 @@ def test_face_networks_need_perceptual_weights(row: TableRow, prepared: Path, tm
         train_row(row, prepared, None, tmp_path, say)
 
 
+def test_a_row_may_name_its_own_perceptual_weights(
+    row: TableRow, prepared: Path, perceptual_file: Path, tmp_path: Path
+) -> None:
+    weights = train_row(replace(row, perceptual=str(perceptual_file)), prepared, Path("absent"), tmp_path, say)
+    assert (weights / "face.safetensors").is_file()
+
+
 def test_a_row_without_face_networks_has_a_heatmap_network_alone(row: TableRow, prepared: Path, tmp_path: Path) -> None:
     weights = train_row(replace(row, face_steps=0), prepared, None, tmp_path, say)
     assert sorted(file.name for file in weights.iterdir()) == ["camera.safetensors", "heatmap.safetensors"]

@@ -360,7 +360,7 @@ def test_impossible_configurations_are_refused(values: dict[str, float]) -> None
         FaceTraining(**values)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("preset", "size"), [("base", 128), ("paper", 256)])
+@pytest.mark.parametrize(("preset", "size"), [("base", 128), ("release", 128), ("paper", 256)])
 def test_the_presets_are_valid(preset: str, size: int) -> None:
     assert load_config(FaceTraining, f"stage2/{preset}").networks.size == size
 

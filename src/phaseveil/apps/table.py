@@ -46,6 +46,7 @@ class TableRow:
         stage1: Preset that the heatmap network is trained by.
         stage2: Preset that the face networks are trained by.
         start: Folder of the weights that every row starts from; the bundled ones where empty.
+        perceptual: LPIPS weights that the face networks are trained by; the evaluation's where empty.
         seed: Of both.
     """
 
@@ -55,6 +56,7 @@ class TableRow:
     stage1: str = "stage1/base"
     stage2: str = "stage2/base"
     start: str = ""
+    perceptual: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -145,7 +147,7 @@ def train_row(row: TableRow, data: Path, perceptual: Path | None, out: Path, say
     Args:
         row: Camera and budget.
         data: Folder that ``phaseveil prepare`` wrote.
-        perceptual: LPIPS weights; needed for the face networks alone.
+        perceptual: LPIPS weights where the row names none; needed for the face networks alone.
         out: The row's folder.
         say: Takes messages.
 
@@ -157,7 +159,8 @@ def train_row(row: TableRow, data: Path, perceptual: Path | None, out: Path, say
         CheckpointError: Weights are missing or the disk is full.
         InputError: The data folder is not a prepared one.
     """
-    if row.face_steps > 0 and perceptual is None:
+    lpips = row.perceptual or perceptual
+    if row.face_steps > 0 and lpips is None:
         raise ConfigError("face networks are trained with LPIPS; give --perceptual, or face_steps=0")
     start = Path(row.start) if row.start else BUNDLED
     weights = train_heatmap_net(row, start / HEATMAP, data, out, say)
@@ -169,7 +172,7 @@ def train_row(row: TableRow, data: Path, perceptual: Path | None, out: Path, say
             f"seed={row.seed}",
             f"out={stage2}",
             f"heatmap={weights / HEATMAP}",
-            f"perceptual={perceptual}",
+            f"perceptual={lpips}",
             f"start={start / FACE}",
             f"steps={row.face_steps}",
             "hold=0",

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from phaseveil.losses import adversarial
 from phaseveil.losses import heatmap as geometry
@@ -18,8 +17,6 @@ from phaseveil.training.face_batches import FaceStep
 
 if TYPE_CHECKING:
     from phaseveil.training.face import Run
-
-MIRROR_SCALE = 4  # pixels that the mirror loss takes together, each way
 
 
 @dataclass
@@ -41,8 +38,8 @@ class FaceLossWeights:
         expression: Shape of brows, eyes and mouth.
         style_prior: Latent styles against the codes of real faces.
         identity: Shortfall of the distance between new face and source in dlib's embedding; 0 needs no recogniser.
-        mirror: L1 between a new face and the mirrored scene's, mirrored back, pixels from -1 to 1 at a quarter of the
-            resolution; 0 draws no second face.
+        mirror: L1 between a new face and the mirrored scene's, mirrored back, pixels from -1 to 1; 0 draws no second
+            face.
     """
 
     adversarial: float = 1.0
@@ -150,17 +147,16 @@ def _diversity(batch: FaceStep, fake: Tensor, run: "Run") -> Tensor:
 def mirror_loss(batch: FaceStep, drawn: Drawn, run: "Run") -> Tensor:
     """L1 between the translated faces and those of the mirrored scenes in the same styles, mirrored back; scalar.
 
-    No style then darkens or stains one side of whatever face it is given. At a quarter of the resolution: light and
-    colour have to agree, strands of hair need not. The scene is mirrored and not its acquisition, since a PSF need not
-    be symmetric; without noise, as in :func:`cycle_loss`.
+    No style then darkens or stains one side of whatever face it is given. At full resolution: a weave of every other
+    column changes its sign when an even number of columns is mirrored, and disagrees with itself. The scene is mirrored
+    and not its acquisition, since a PSF need not be symmetric; without noise, as in :func:`cycle_loss`.
     """
     _, translate = batch.halves
     with torch.no_grad():
         acquired = run.camera(batch.source[translate].flip(-1))
         heatmap = run.heatmap_net(acquired).heatmap
     mirrored = run.networks.generator(acquired, heatmap, drawn.style[translate]).flip(-1)
-    coarse = (functional.avg_pool2d(face, MIRROR_SCALE) for face in (mirrored, drawn.fake[translate]))
-    return adversarial.reconstruction_loss(*coarse)
+    return adversarial.reconstruction_loss(mirrored, drawn.fake[translate])
 
 
 def _read_style(encoder: nn.Module, faces: Tensor, domain: Tensor) -> Tensor:
