@@ -94,6 +94,11 @@ def test_a_folder_of_another_budget_is_refused(row: TableRow, out: Path, prepare
         train_row(replace(row, heatmap_steps=3), prepared, perceptual_file, out, say)
 
 
+def test_a_row_of_other_perceptual_weights_is_refused(row: TableRow, out: Path, prepared: Path) -> None:
+    with pytest.raises(ConfigError, match="begun with another perceptual; choose another --out"):
+        train_row(replace(row, perceptual="vgg16.safetensors"), prepared, None, out, say)
+
+
 def test_a_row_of_another_camera_is_refused(row: TableRow, out: Path, prepared: Path, perceptual_file: Path) -> None:
     with pytest.raises(ConfigError, match="begun with another camera; choose another --out"):
         train_row(replace(row, camera="low-resolution"), prepared, perceptual_file, out, say)

@@ -220,6 +220,15 @@ def test_a_generator_that_treats_both_sides_alike_has_no_mirror_loss(config: Fac
     assert alike < lopsided / 10
 
 
+def test_the_mirror_loss_sees_single_columns(config: FaceTraining) -> None:
+    example = Example(config)
+    columns = torch.zeros_like(example.fake)
+    columns[..., ::2] = 1  # mirrored, black and white change places; pooled, all is grey
+    example.run.networks.generator.register_forward_hook(lambda module, given, found: columns[: len(found)])
+    loss = mirror_loss(example.batch, dataclasses.replace(example.drawn, fake=columns), example.run)
+    assert loss.item() == pytest.approx(2)
+
+
 def test_what_is_fixed_takes_no_gradient(config: FaceTraining) -> None:
     run = Example(config).run
     for module in (run.camera, run.heatmap_net, run.perceptual, run.ema.module):

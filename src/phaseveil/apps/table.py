@@ -29,7 +29,7 @@ from phaseveil.training.face import FaceTraining, train_face
 ROWS = ("learned", "low-resolution", "gaussian", "defocus")
 STATE, CAMERA, HEATMAP, FACE = (f"{name}.safetensors" for name in ("state", "camera", "heatmap", "face"))
 BUNDLED = Path(str(resources.files("phaseveil"))) / "weights"
-PLACES = ("out", "data", "camera", "heatmap", "start", "perceptual", "log_every", "save_every")
+PLACES = ("out", "data", "camera", "heatmap", "start", "log_every", "save_every")
 """Keys that may change in a run that goes on: where things lie, and what does not count as budget."""
 
 Say = Callable[[str], None]

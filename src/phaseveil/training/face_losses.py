@@ -147,9 +147,9 @@ def _diversity(batch: FaceStep, fake: Tensor, run: "Run") -> Tensor:
 def mirror_loss(batch: FaceStep, drawn: Drawn, run: "Run") -> Tensor:
     """L1 between the translated faces and those of the mirrored scenes in the same styles, mirrored back; scalar.
 
-    No style then darkens or stains one side of whatever face it is given. At full resolution: a weave of every other
-    column changes its sign when an even number of columns is mirrored, and disagrees with itself. The scene is mirrored
-    and not its acquisition, since a PSF need not be symmetric; without noise, as in :func:`cycle_loss`.
+    No style then darkens or stains one side of whatever face it is given. Single pixels count, not their means. The
+    scene is mirrored and not its acquisition, since a PSF need not be symmetric; without noise, as in
+    :func:`cycle_loss`.
     """
     _, translate = batch.halves
     with torch.no_grad():
