@@ -14,6 +14,7 @@ from phaseveil.config import from_mapping, load_config, to_mapping
 from phaseveil.data.datasets import load_faces
 from phaseveil.data.transforms import recolour
 from phaseveil.errors import CheckpointError, ConfigError
+from phaseveil.metrics.dlib_resnet import aligned_chips
 from phaseveil.models.discriminator import Discriminator
 from phaseveil.models.face import load_face_networks
 from phaseveil.models.generator import ModulatedConv
@@ -100,7 +101,8 @@ class Example:
         if name == "cycle":
             return cycle_loss(batch, self.fake, run)
         if name == "identity":
-            return identity_loss(batch, self.fake, TinyRecogniser())
+            recogniser = TinyRecogniser()
+            return identity_loss(batch, self.fake, lambda faces, points: recogniser(aligned_chips(faces, points)), 0.8)
         if name == "discriminator":
             return stage._discriminator_loss(batch, self.drawn, run.discriminator)
         if name == "r1":
@@ -162,6 +164,34 @@ def test_the_verdict_on_features_reaches_every_parameter_that_it_trains(config: 
             assert parameter.grad is not None, f"{module}.{key}"
             assert parameter.grad.abs().sum() > 0, f"{module}.{key}"
     assert all(parameter.grad is None for parameter in example.run.perceptual.parameters())
+
+
+def test_the_identity_margin_asks_for_more_distance(config: FaceTraining, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faces that lie far below either margin lack just as much more as the margin is larger."""
+    monkeypatch.setattr(stage, "DlibResNet", TinyRecogniser)
+    paid = {}
+    for margin in (0.8, 0.9):
+        changed = elsewhere(config, Path(config.out), weights={"identity": 1.0}, identity_margin=margin)
+        example = Example(changed)
+        losses = stage._network_losses(0, example.batch, example.drawn, example.run, changed)
+        paid[margin] = losses["identity"].item()
+    assert paid[0.9] - paid[0.8] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_the_recogniser_looks_through_its_camera(config: FaceTraining, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of one pixel moves the embedding of a face, but less so through a blur."""
+    monkeypatch.setattr(stage, "DlibResNet", TinyRecogniser)
+    blur = Path(config.out).with_suffix(".yaml")
+    blur.write_text("kind: gaussian\ngaussian_sigma: 0.1\npsf_support: 0.7\n", encoding="utf-8")
+    faces = torch.full((1, 3, 32, 32), 0.5)
+    lined = faces.clone()
+    lined[:, :, 16] = 0
+    points = Example(config).batch.landmarks[:1]
+    moved = {}
+    for camera in ("", str(blur)):
+        recogniser = stage._recogniser(elsewhere(config, Path(config.out), identity_camera=camera), "cpu")
+        moved[camera] = (recogniser(lined, points) - recogniser(faces, points)).norm().item()
+    assert 0 < moved[str(blur)] < moved[""]
 
 
 def test_likeness_is_measured_face_by_face(config: FaceTraining) -> None:
@@ -362,6 +392,7 @@ def test_perceptual_weights_are_asked_for(config: FaceTraining, tmp_path: Path) 
         {"steps": 0},
         {"judged_by": "taste"},
         {"recoloured": 1.5},
+        {"identity_margin": 0.0},
     ],
 )
 def test_impossible_configurations_are_refused(values: dict[str, float]) -> None:

@@ -21,7 +21,7 @@ from phaseveil.data.transforms import JitterConfig, recolour
 from phaseveil.errors import CheckpointError, ConfigError
 from phaseveil.losses import adversarial
 from phaseveil.losses.perceptual import LPIPS
-from phaseveil.metrics.dlib_resnet import DlibResNet
+from phaseveil.metrics.dlib_resnet import DlibResNet, aligned_chips
 from phaseveil.models.blocks import to_channels_last
 from phaseveil.models.discriminator import (
     AnyDiscriminator,
@@ -74,6 +74,9 @@ class FaceTraining:
         discriminator_rate: Multiple of the learning rate that the discriminator gets.
         reconstruction_floor: What the reconstruction weight falls to, share.
         hold: Share of the steps before it begins to fall.
+        identity_margin: Distance in dlib's embedding that new face and source are pushed to; strangers: about 0.8.
+        identity_camera: Camera that dlib's recogniser sees both through, a name or file; where empty it looks at the
+            pixels. A blur keeps the generator from pleasing it by fine lines.
         r1_every, cycle_every, identity_every: Steps between these costly terms; R1 is weighted up in turn.
         ema: Decay of the mean of the networks' weights, see :class:`phaseveil.training.ema.ModelEMA`.
         ema_ramp: Whether that decay grows over the first steps; false for long runs that go on from good weights.
@@ -103,6 +106,8 @@ class FaceTraining:
     weight_decay: float = 1e-4
     reconstruction_floor: float = 0.5
     hold: float = 0.3
+    identity_margin: float = 0.8
+    identity_camera: str = ""
     r1_every: int = 16
     cycle_every: int = 8
     identity_every: int = 4
@@ -128,6 +133,10 @@ class FaceTraining:
             raise ConfigError(f"stage II: judged_by must be pixels or features, got {self.judged_by!r}")
         if not 0 <= self.recoloured <= 1:
             raise ConfigError(f"stage II: recoloured is a share from 0 to 1, got {self.recoloured:g}")
+        if not self.identity_margin > 0:
+            raise ConfigError(
+                f"stage II: identity_margin is a distance above 0 (strangers: 0.8), got {self.identity_margin:g}"
+            )
         if not 0 <= self.reconstruction_floor <= 1 or not 0 <= self.hold < 1:
             raise ConfigError("stage II: reconstruction_floor must lie in [0, 1], hold in [0, 1)")
 
@@ -145,7 +154,7 @@ class Run:
     heatmap_net: HeatmapNet
     judge: Callable[[Tensor], Any]
     perceptual: LPIPS
-    recogniser: DlibResNet | None
+    recogniser: Callable[[Tensor, Tensor], Tensor] | None
     processes: Processes
 
     @property
@@ -235,7 +244,7 @@ def _start(config: FaceTraining, processes: Processes) -> Run:
         raise ConfigError(
             f"the heatmap network is for {heatmap_net.config.size}-pixel faces, the face networks for {size}"
         )
-    camera = load_camera(config.camera).to(device).frozen(size).to(device)
+    camera = _frozen(config.camera, size, device)
     for module in (networks, discriminator, heatmap_net):
         to_channels_last(module, device)
     networks.train()
@@ -257,7 +266,7 @@ def _start(config: FaceTraining, processes: Processes) -> Run:
         heatmap_net=heatmap_net,
         judge=_judge(config, camera, heatmap_net),
         perceptual=perceptual,
-        recogniser=DlibResNet().to(device) if config.weights.identity > 0 else None,
+        recogniser=_recogniser(config, device) if config.weights.identity > 0 else None,
         processes=processes,
     )
 
@@ -269,8 +278,21 @@ def _judge(config: FaceTraining, camera: Camera, heatmap_net: HeatmapNet) -> Cal
         heatmap_net = load_heatmap_net(config.judge).requires_grad_(False).to(device)
         if not config.judge_camera:
             return heatmap_net
-        camera = load_camera(config.judge_camera).to(device).frozen(size).to(device)
+        camera = _frozen(config.judge_camera, size, device)
     return lambda face: heatmap_net(camera(face))
+
+
+def _recogniser(config: FaceTraining, device: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """What embeds faces, given their landmarks, for the identity loss."""
+    network = DlibResNet().to(device)
+    if not config.identity_camera:
+        return lambda faces, landmarks: network(aligned_chips(faces, landmarks))
+    camera = _frozen(config.identity_camera, config.networks.size, device)
+    return lambda faces, landmarks: network(aligned_chips(camera(faces), landmarks))
+
+
+def _frozen(camera: str, size: int, device: str | torch.device) -> Camera:
+    return load_camera(camera).to(device).frozen(size).to(device)
 
 
 def _fresh_discriminator(config: FaceTraining, perceptual: LPIPS) -> AnyDiscriminator:
@@ -358,7 +380,7 @@ def _network_losses(step: int, batch: FaceStep, drawn: Drawn, run: Run, config: 
         if step % config.cycle_every == 0:
             own["cycle"] = cycle_loss(batch, drawn.fake, run)
         if run.recogniser is not None and step % config.identity_every == 0:
-            own["identity"] = identity_loss(batch, drawn.fake, run.recogniser)
+            own["identity"] = identity_loss(batch, drawn.fake, run.recogniser, config.identity_margin)
     return own | _style_distribution(run, batch, drawn.style, seeded(config.seed, step, 5))
 
 

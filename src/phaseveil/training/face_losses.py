@@ -1,6 +1,6 @@
 """All of stage II's losses on the generator's side, unweighted and named; the weights are applied in one place."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,6 @@ from phaseveil.losses import adversarial
 from phaseveil.losses import heatmap as geometry
 from phaseveil.losses.identity import repulsion_loss
 from phaseveil.losses.perceptual import normalise
-from phaseveil.metrics.dlib_resnet import aligned_chips
 from phaseveil.models.discriminator import AnyDiscriminator, FeatureDiscriminator
 from phaseveil.training.face_batches import FaceStep
 
@@ -165,13 +164,15 @@ def _read_style(encoder: nn.Module, faces: Tensor, domain: Tensor) -> Tensor:
     return torch.func.functional_call(encoder, still, (faces, domain))
 
 
-def identity_loss(batch: FaceStep, fake: Tensor, recogniser: nn.Module) -> Tensor:
-    """Push the translated faces away from their sources, cut out at the landmarks of the acquisition."""
+def identity_loss(
+    batch: FaceStep, fake: Tensor, recogniser: Callable[[Tensor, Tensor], Tensor], margin: float
+) -> Tensor:
+    """Push the translated faces ``margin`` away from their sources, cut out at the landmarks of the acquisition."""
     _, translate = batch.halves
     landmarks = batch.landmarks[translate]
     with torch.no_grad():
-        source = recogniser(aligned_chips(batch.source[translate], landmarks))
-    return repulsion_loss(recogniser(aligned_chips(fake[translate], landmarks)), source)
+        source = recogniser(batch.source[translate], landmarks)
+    return repulsion_loss(recogniser(fake[translate], landmarks), source, margin)
 
 
 def cycle_loss(batch: FaceStep, fake: Tensor, run: "Run") -> Tensor:
