@@ -10,7 +10,6 @@ stage II pushes new faces away from, so what it finds without a blur says little
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +17,11 @@ import torch
 from phaseveil.apps.attack import Options, gather
 from phaseveil.apps.attack_card import bounds
 from phaseveil.apps.attack_data import BUDGETS, Study
-from phaseveil.apps.attack_results import plain, write_json
+from phaseveil.apps.attack_results import Finding, plain, score, write_json
 from phaseveil.apps.attack_target import acquire, draw_faces
 from phaseveil.errors import PhaseVeilError
 from phaseveil.metrics.detection import FRAME
-from phaseveil.metrics.identity import Floats, Pairs, Recogniser, Thresholds, similarity, verify
+from phaseveil.metrics.identity import Floats, Recogniser
 from phaseveil.optics.camera import Camera, CameraConfig, build_camera
 from phaseveil.pipeline import PhaseVeil
 
@@ -30,38 +29,26 @@ BATCH = 32
 
 
 @torch.inference_mode()
-def embed(study: Study, recogniser: Recogniser, pipeline: PhaseVeil, lens: Camera | None) -> tuple[Floats, Floats]:
-    """Embeddings by place through a lens, of new faces and of clear photographs; NaN where unused. ``(N, D)`` each."""
+def through(lens: Camera | None, study: Study, recogniser: Recogniser, pipeline: PhaseVeil, sigma: float) -> Finding:
+    """New faces of the probes and clear photographs, embedded as seen through a lens."""
     places = np.union1d(study.probes, study.gallery)
     new: list[Floats] = []
     clear: list[Floats] = []
     for start in range(0, len(places), BATCH):
         at = places[start : start + BATCH]
-        scenes = study.scenes(at)
         faces = draw_faces(pipeline, acquire(pipeline.camera.optics, study, at), study, at)
-        for kept, images in ((new, faces), (clear, scenes)):
+        for kept, images in ((new, faces), (clear, study.scenes(at))):
             kept.append(study.embed(recogniser, lens(images.float()) if lens else images, at))
-    both = (study.by_place(places, np.concatenate(rows)) for rows in (new, clear))
-    return next(both), next(both)
-
-
-def linked(study: Study, new: Floats, clear: Floats) -> dict[str, Any]:
-    """AUC and TAR at a false-match rate of 1e-3 of these impostors, against another and the very same photograph."""
-    photographs, pairs = study.photographs, study.photographs.pairs
-    impostor = ~photographs.same
-    scores = similarity(new[pairs[:, 0]], clear[pairs[:, 1]])
-    itself = np.concatenate([similarity(new[study.probes], clear[study.probes]), scores[impostor]])
-    same = np.arange(len(itself)) < len(study.probes)
-    persons = photographs.persons
-    own = np.concatenate([np.stack([persons[study.probes]] * 2, axis=1), persons[pairs[impostor]]])
-    found = {"another": verified(scores, photographs.same, persons[pairs]), "itself": verified(itself, same, own)}
-    return plain(found)
-
-
-def verified(scores: Floats, same: np.ndarray, persons: np.ndarray) -> dict[str, Any]:
-    """Figures of scored pairs, with their intervals over persons."""
-    found = verify(Pairs(scores, same, persons), Thresholds(0.0, None))
-    return {"auc": found.auc._asdict(), "tar": found.tar_refitted._asdict() if found.tar_refitted else None}
+    return Finding(
+        key=f"blur-{sigma:g}",
+        code="A0",
+        title=f"off-the-shelf recogniser, all blurred by {sigma:g} px of {FRAME}",
+        artefact="generated",
+        knowledge="nothing about the camera",
+        probes=np.concatenate(new)[np.isin(places, study.probes)],
+        clear=study.by_place(places, np.concatenate(clear)),
+        refitted=True,
+    )
 
 
 def main() -> None:
@@ -73,6 +60,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="folder of weights; the bundled ones by default")
     parser.add_argument("--cache", type=Path)
     arguments = parser.parse_args()
+    if not all(sigma >= 0 for sigma in arguments.sigmas):
+        parser.error("SIGMA is a standard deviation, 0 or more")
     try:
         pipeline = PhaseVeil.from_pretrained(arguments.weights)
         options = Options(arguments.pairs, arguments.out, BUDGETS["full"], cache=arguments.cache)
@@ -80,10 +69,11 @@ def main() -> None:
         record = {}
         for sigma in arguments.sigmas:
             lens = build_camera(CameraConfig(kind="gaussian", gaussian_sigma=sigma / FRAME)) if sigma > 0 else None
-            record[f"{sigma:g}"] = linked(study, *embed(study, recogniser, pipeline, lens))
+            found = plain(score(through(lens, study, recogniser, pipeline, sigma), study))
+            record[found["key"]] = found
             write_json(arguments.out / "blurred_link.json", record)
-            for name, figures in record[f"{sigma:g}"].items():
-                print(f"blur {sigma:g} px, {name}: AUC {bounds(figures['auc'])}", flush=True)
+            for question in ("another", "itself"):
+                print(f"{found['key']}, {question}: AUC {bounds(found[question]['auc'])}", flush=True)
     except PhaseVeilError as error:
         sys.exit(f"error: {error}")
 
