@@ -1,10 +1,10 @@
-"""Whether a blur helps a recogniser off the shelf to link new faces: fine lines that bother it alone are gone.
+"""Whether a blur helps a recogniser off the shelf to link new faces, as it takes away fine lines that put it off.
 
     python -m bench.blurred_link 0 3 6 9 --pairs lfw/pairs.csv --out runs/blurred
 
 New faces and clear gallery photographs, as `phaseveil attack` takes them (all pairs, a latent style each), both seen
-through a Gaussian blur of that many pixels of 256, then embedded and compared by dlib's recogniser. It is the one that
-stage II pushes new faces away from, so what it finds without a blur says little about others.
+through a Gaussian blur of that many pixels of 256, then embedded and compared by dlib's recogniser, the one that stage
+II pushes new faces away from.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from phaseveil.apps.attack import Options, gather
 from phaseveil.apps.attack_card import bounds
@@ -21,32 +22,38 @@ from phaseveil.apps.attack_results import Finding, plain, score, write_json
 from phaseveil.apps.attack_target import acquire, draw_faces
 from phaseveil.errors import PhaseVeilError
 from phaseveil.metrics.detection import FRAME
-from phaseveil.metrics.identity import Floats, Recogniser
-from phaseveil.optics.camera import Camera, CameraConfig, build_camera
+from phaseveil.metrics.identity import Recogniser
+from phaseveil.optics.camera import CameraConfig, build_camera
 from phaseveil.pipeline import PhaseVeil
 
 BATCH = 32
 
 
 @torch.inference_mode()
-def through(lens: Camera | None, study: Study, recogniser: Recogniser, pipeline: PhaseVeil, sigma: float) -> Finding:
-    """New faces of the probes and clear photographs, embedded as seen through a lens."""
+def through(sigma: float, study: Study, recogniser: Recogniser, faces: Tensor) -> Finding:
+    """New faces of the probes, ``(P, 3, S, S)``, and clear photographs, all embedded as seen through a blur.
+
+    Args:
+        sigma: Standard deviation, pixels of 256; 0 blurs nothing.
+        study: Has the photographs.
+        recogniser: Off the shelf.
+        faces: One for each of ``study.probes``.
+    """
     places = np.union1d(study.probes, study.gallery)
-    new: list[Floats] = []
-    clear: list[Floats] = []
-    for start in range(0, len(places), BATCH):
-        at = places[start : start + BATCH]
-        faces = draw_faces(pipeline, acquire(pipeline.camera.optics, study, at), study, at)
-        for kept, images in ((new, faces), (clear, study.scenes(at))):
-            kept.append(study.embed(recogniser, lens(images.float()) if lens else images, at))
+    rows = []
+    for at, images in ((study.probes, faces), (places, study.scenes(places))):
+        if sigma > 0:
+            lens = build_camera(CameraConfig(kind="gaussian", gaussian_sigma=sigma / FRAME))
+            images = torch.cat([lens(part.float()) for part in images.split(BATCH)])
+        rows.append(study.embed(recogniser, images, at))
     return Finding(
         key=f"blur-{sigma:g}",
         code="A0",
         title=f"off-the-shelf recogniser, all blurred by {sigma:g} px of {FRAME}",
         artefact="generated",
         knowledge="nothing about the camera",
-        probes=np.concatenate(new)[np.isin(places, study.probes)],
-        clear=study.by_place(places, np.concatenate(clear)),
+        probes=rows[0],
+        clear=study.by_place(places, rows[1]),
         refitted=True,
     )
 
@@ -66,10 +73,11 @@ def main() -> None:
         pipeline = PhaseVeil.from_pretrained(arguments.weights)
         options = Options(arguments.pairs, arguments.out, BUDGETS["full"], cache=arguments.cache)
         _, recogniser, study = gather(options, pipeline.size)
+        acquisitions = acquire(pipeline.camera.optics, study, study.probes)
+        faces = draw_faces(pipeline, acquisitions, study, study.probes)
         record = {}
         for sigma in arguments.sigmas:
-            lens = build_camera(CameraConfig(kind="gaussian", gaussian_sigma=sigma / FRAME)) if sigma > 0 else None
-            found = plain(score(through(lens, study, recogniser, pipeline, sigma), study))
+            found = plain(score(through(sigma, study, recogniser, faces), study))
             record[found["key"]] = found
             write_json(arguments.out / "blurred_link.json", record)
             for question in ("another", "itself"):

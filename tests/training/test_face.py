@@ -25,9 +25,12 @@ from phaseveil.training.face_batches import FaceStep, draw_step
 from phaseveil.training.face_losses import (
     FaceLossWeights,
     cycle_loss,
+    discriminator_loss,
     generator_losses,
     identity_loss,
     mirror_loss,
+    r1_loss,
+    style_losses,
 )
 from phaseveil.training.parallel import Processes, mixed_precision
 
@@ -104,13 +107,13 @@ class Example:
             recogniser = TinyRecogniser()
             return identity_loss(batch, self.fake, lambda faces, points: recogniser(aligned_chips(faces, points)), 0.8)
         if name == "discriminator":
-            return stage._discriminator_loss(batch, self.drawn, run.discriminator)
+            return discriminator_loss(batch, self.drawn, run.discriminator)
         if name == "r1":
             assert isinstance(run.discriminator, Discriminator)
-            return stage._r1(batch, run.discriminator)
+            return r1_loss(batch, run.discriminator)
         if name in ("style_prior", "uniformity"):
             run.bank.add(torch.randn(64, 8), torch.arange(64) % 2)
-            return stage._style_distribution(run, batch, self.style, torch.Generator().manual_seed(0), count=16)[name]
+            return style_losses(batch, self.style, run, torch.Generator().manual_seed(0), count=16)[name]
         return generator_losses(batch, self.drawn, run, FaceLossWeights())[name]
 
 
@@ -408,8 +411,8 @@ def test_the_presets_are_valid(preset: str, size: int) -> None:
 def test_latent_styles_are_compared_once_the_bank_holds_enough(config: FaceTraining) -> None:
     example = Example(config)
     draws = torch.Generator().manual_seed(0)
-    assert set(stage._style_distribution(example.run, example.batch, example.style, draws, count=100)) == {"uniformity"}
-    named = stage._style_distribution(example.run, example.batch, example.style, draws, count=2)
+    assert set(style_losses(example.batch, example.style, example.run, draws, count=100)) == {"uniformity"}
+    named = style_losses(example.batch, example.style, example.run, draws, count=2)
     assert set(named) == {"uniformity", "style_prior"}
 
 

@@ -19,7 +19,6 @@ from phaseveil.config import to_mapping
 from phaseveil.data.datasets import DOMAINS, FaceDataset, load_faces
 from phaseveil.data.transforms import JitterConfig, recolour
 from phaseveil.errors import CheckpointError, ConfigError
-from phaseveil.losses import adversarial
 from phaseveil.losses.perceptual import LPIPS
 from phaseveil.metrics.dlib_resnet import DlibResNet, aligned_chips
 from phaseveil.models.blocks import to_channels_last
@@ -37,7 +36,16 @@ from phaseveil.run_state import load_state, require_finite, save_state, seeded
 from phaseveil.training import face_batches
 from phaseveil.training.ema import ModelEMA
 from phaseveil.training.face_batches import FaceStep
-from phaseveil.training.face_losses import Drawn, FaceLossWeights, cycle_loss, generator_losses, identity_loss, verdict
+from phaseveil.training.face_losses import (
+    Drawn,
+    FaceLossWeights,
+    cycle_loss,
+    discriminator_loss,
+    generator_losses,
+    identity_loss,
+    r1_loss,
+    style_losses,
+)
 from phaseveil.training.logging import RunLog
 from phaseveil.training.parallel import Processes, SilentLog, join, mixed_precision
 from phaseveil.training.pictures import heatmap_pictures, save_grid
@@ -363,9 +371,9 @@ def _discriminator_losses(
     step: int, batch: FaceStep, drawn: Drawn, run: Run, config: FaceTraining
 ) -> dict[str, Tensor]:
     with mixed_precision(batch.source.device.type):
-        losses = {"discriminator": _discriminator_loss(batch, drawn, run.discriminator)}
+        losses = {"discriminator": discriminator_loss(batch, drawn, run.discriminator)}
         if step % config.r1_every == 0 and isinstance(run.discriminator, Discriminator):
-            losses["r1"] = _r1(batch, run.discriminator)
+            losses["r1"] = r1_loss(batch, run.discriminator)
     return losses
 
 
@@ -381,43 +389,7 @@ def _network_losses(step: int, batch: FaceStep, drawn: Drawn, run: Run, config: 
             own["cycle"] = cycle_loss(batch, drawn.fake, run)
         if run.recogniser is not None and step % config.identity_every == 0:
             own["identity"] = identity_loss(batch, drawn.fake, run.recogniser, config.identity_margin)
-    return own | _style_distribution(run, batch, drawn.style, seeded(config.seed, step, 5))
-
-
-def _discriminator_loss(batch: FaceStep, drawn: Drawn, discriminator: AnyDiscriminator) -> Tensor:
-    real = verdict(discriminator, batch.reference, drawn.reference_seen, batch.reference_heatmap, batch.domain)
-    seen = [activation.detach() for activation in drawn.seen]
-    fake = verdict(discriminator, drawn.fake.detach(), seen, batch.heatmap, batch.domain)
-    return adversarial.discriminator_loss(real, fake)
-
-
-def _r1(batch: FaceStep, discriminator: Discriminator) -> Tensor:
-    """R1 on half of the batch."""
-    half = slice(0, None, 2)
-    image = batch.reference[half].detach().clone().requires_grad_(True)
-    return adversarial.r1_penalty(discriminator(image, batch.reference_heatmap[half], batch.domain[half]), image)
-
-
-def _style_distribution(
-    run: Run, batch: FaceStep, style: Tensor, draws: torch.Generator, count: int = 128
-) -> dict[str, Tensor]:
-    """Spread of the encoder's codes, and latent styles against them, per domain, once enough have been seen.
-
-    The codes are those of all processes, which keep the same bank.
-    """
-    style, domains = (run.processes.whole(of_faces, 4) for of_faces in (style, batch.domain))
-    real = slice(0, len(style) * 3 // 4)
-    run.bank.add(style[real], domains[real])
-    device, losses = style.device, []
-    for domain in range(len(DOMAINS)):
-        latent = torch.randn(count, run.networks.mapping.latent_dim, generator=draws).to(device)
-        directions = nn.functional.normalize(torch.randn(style.shape[1], 64, generator=draws).to(device), dim=0)
-        wanted = run.bank.draw(domain, count, draws)
-        if wanted is not None:
-            codes = run.networks.mapping(latent, torch.full((count,), domain, device=device))
-            losses.append(adversarial.style_prior_loss(codes, wanted, directions))
-    spread = {"uniformity": adversarial.style_uniformity_loss(style[real])}
-    return spread | ({"style_prior": torch.stack(losses).mean()} if losses else {})
+    return own | style_losses(batch, drawn.style, run, seeded(config.seed, step, 5))
 
 
 def _update(optimizer: torch.optim.Optimizer, module: nn.Module, rate: float, processes: Processes) -> None:

@@ -1,4 +1,4 @@
-"""All of stage II's losses on the generator's side, unweighted and named; the weights are applied in one place."""
+"""All of stage II's losses, unweighted; the weights are applied in one place, :mod:`phaseveil.training.face`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from phaseveil.data.datasets import DOMAINS
 from phaseveil.losses import adversarial
 from phaseveil.losses import heatmap as geometry
 from phaseveil.losses.identity import repulsion_loss
 from phaseveil.losses.perceptual import normalise
-from phaseveil.models.discriminator import AnyDiscriminator, FeatureDiscriminator
+from phaseveil.models.discriminator import AnyDiscriminator, Discriminator, FeatureDiscriminator
 from phaseveil.training.face_batches import FaceStep
 
 if TYPE_CHECKING:
@@ -183,3 +184,40 @@ def cycle_loss(batch: FaceStep, fake: Tensor, run: "Run") -> Tensor:
     style = run.networks.style_encoder(batch.source[translate], batch.source_domain[translate])
     returned = run.camera(run.networks.generator(acquired, heatmap, style))
     return adversarial.reconstruction_loss(returned, batch.acquisition[translate])
+
+
+def discriminator_loss(batch: FaceStep, drawn: Drawn, discriminator: AnyDiscriminator) -> Tensor:
+    """The discriminator's own loss on the references and the new faces, which take no gradient; scalar."""
+    real = verdict(discriminator, batch.reference, drawn.reference_seen, batch.reference_heatmap, batch.domain)
+    seen = [activation.detach() for activation in drawn.seen]
+    fake = verdict(discriminator, drawn.fake.detach(), seen, batch.heatmap, batch.domain)
+    return adversarial.discriminator_loss(real, fake)
+
+
+def r1_loss(batch: FaceStep, discriminator: Discriminator) -> Tensor:
+    """R1 of a discriminator of pixels, on half of the batch's real faces."""
+    half = slice(0, None, 2)
+    image = batch.reference[half].detach().clone().requires_grad_(True)
+    return adversarial.r1_penalty(discriminator(image, batch.reference_heatmap[half], batch.domain[half]), image)
+
+
+def style_losses(
+    batch: FaceStep, style: Tensor, run: "Run", draws: torch.Generator, count: int = 128
+) -> dict[str, Tensor]:
+    """Spread of the encoder's codes, and latent styles against them, per domain, once enough have been seen.
+
+    The codes are those of all processes, which keep the same bank.
+    """
+    style, domains = (run.processes.whole(of_faces, 4) for of_faces in (style, batch.domain))
+    real = slice(0, len(style) * 3 // 4)
+    run.bank.add(style[real], domains[real])
+    device, losses = style.device, []
+    for domain in range(len(DOMAINS)):
+        latent = torch.randn(count, run.networks.mapping.latent_dim, generator=draws).to(device)
+        directions = nn.functional.normalize(torch.randn(style.shape[1], 64, generator=draws).to(device), dim=0)
+        wanted = run.bank.draw(domain, count, draws)
+        if wanted is not None:
+            codes = run.networks.mapping(latent, torch.full((count,), domain, device=device))
+            losses.append(adversarial.style_prior_loss(codes, wanted, directions))
+    spread = {"uniformity": adversarial.style_uniformity_loss(style[real])}
+    return spread | ({"style_prior": torch.stack(losses).mean()} if losses else {})
