@@ -25,6 +25,7 @@ from phaseveil.training.face_batches import FaceStep, draw_step
 from phaseveil.training.face_losses import (
     FaceLossWeights,
     cycle_loss,
+    detector_loss,
     discriminator_loss,
     generator_losses,
     identity_loss,
@@ -106,6 +107,8 @@ class Example:
         if name == "identity":
             recogniser = TinyRecogniser()
             return identity_loss(batch, self.fake, lambda faces, points: recogniser(aligned_chips(faces, points)), 0.8)
+        if name == "detector":
+            return detector_loss(batch, self.fake, stage._detector("cpu"), torch.Generator().manual_seed(0))
         if name == "discriminator":
             return discriminator_loss(batch, self.drawn, run.discriminator)
         if name == "r1":
@@ -130,6 +133,7 @@ TRAINS = {
     "heatmap": READERS,
     "landmark": READERS,
     "expression": READERS,
+    "detector": READERS,
     "identity": READERS,
     "uniformity": ("style_encoder",),
     "style_prior": ("mapping",),
@@ -167,6 +171,21 @@ def test_the_verdict_on_features_reaches_every_parameter_that_it_trains(config: 
             assert parameter.grad is not None, f"{module}.{key}"
             assert parameter.grad.abs().sum() > 0, f"{module}.{key}"
     assert all(parameter.grad is None for parameter in example.run.perceptual.parameters())
+
+
+def test_the_detector_asks_for_the_source_s_geometry(config: FaceTraining) -> None:
+    """It is pleased by the source itself, and the less, the farther a face has moved."""
+    batch = Example(config).batch
+    landmarks = torch.full_like(batch.landmarks, 0.5)
+    landmarks[:, 36:42, 0], landmarks[:, 42:48, 0] = 0.35, 0.65
+    batch = dataclasses.replace(batch, landmarks=landmarks)
+    detector = stage._detector("cpu")
+    moved = [
+        detector_loss(batch, batch.source.roll(pixels, -1), detector, torch.Generator().manual_seed(0)).item()
+        for pixels in (0, 1, 3)
+    ]
+    assert moved[0] == 0
+    assert 0 < moved[1] < moved[2]
 
 
 def test_the_identity_margin_asks_for_more_distance(config: FaceTraining, monkeypatch: pytest.MonkeyPatch) -> None:

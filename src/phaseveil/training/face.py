@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from phaseveil.config import to_mapping
 from phaseveil.data.datasets import DOMAINS, FaceDataset, load_faces
+from phaseveil.data.mtcnn_networks import MTCNN_NETWORKS, MTCNNNetwork
 from phaseveil.data.transforms import JitterConfig, recolour
 from phaseveil.errors import CheckpointError, ConfigError
 from phaseveil.losses.perceptual import LPIPS
@@ -40,6 +41,7 @@ from phaseveil.training.face_losses import (
     Drawn,
     FaceLossWeights,
     cycle_loss,
+    detector_loss,
     discriminator_loss,
     generator_losses,
     identity_loss,
@@ -163,6 +165,7 @@ class Run:
     judge: Callable[[Tensor], Any]
     perceptual: LPIPS
     recogniser: Callable[[Tensor, Tensor], Tensor] | None
+    detector: nn.ModuleDict | None
     processes: Processes
 
     @property
@@ -275,6 +278,7 @@ def _start(config: FaceTraining, processes: Processes) -> Run:
         judge=_judge(config, camera, heatmap_net),
         perceptual=perceptual,
         recogniser=_recogniser(config, device) if config.weights.identity > 0 else None,
+        detector=_detector(device) if config.weights.detector > 0 else None,
         processes=processes,
     )
 
@@ -297,6 +301,11 @@ def _recogniser(config: FaceTraining, device: str) -> Callable[[Tensor, Tensor],
         return lambda faces, landmarks: network(aligned_chips(faces, landmarks))
     camera = _frozen(config.identity_camera, config.networks.size, device)
     return lambda faces, landmarks: network(aligned_chips(camera(faces), landmarks))
+
+
+def _detector(device: str) -> nn.ModuleDict:
+    """MTCNN's last networks, for the detector loss."""
+    return nn.ModuleDict({name: MTCNNNetwork(name) for name in MTCNN_NETWORKS}).to(device)
 
 
 def _frozen(camera: str, size: int, device: str | torch.device) -> Camera:
@@ -389,6 +398,8 @@ def _network_losses(step: int, batch: FaceStep, drawn: Drawn, run: Run, config: 
             own["cycle"] = cycle_loss(batch, drawn.fake, run)
         if run.recogniser is not None and step % config.identity_every == 0:
             own["identity"] = identity_loss(batch, drawn.fake, run.recogniser, config.identity_margin)
+    if run.detector is not None:
+        own["detector"] = detector_loss(batch, drawn.fake, run.detector, seeded(config.seed, step, 7))
     return own | style_losses(batch, drawn.style, run, seeded(config.seed, step, 5))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from phaseveil.data.datasets import DOMAINS
+from phaseveil.data.mtcnn_networks import MTCNN_NETWORKS, face_squares
 from phaseveil.losses import adversarial
 from phaseveil.losses import heatmap as geometry
 from phaseveil.losses.identity import repulsion_loss
@@ -17,6 +18,11 @@ from phaseveil.training.face_batches import FaceStep
 
 if TYPE_CHECKING:
     from phaseveil.training.face import Run
+
+# The squares that MTCNN's first two networks put around 96 held-out faces, in inter-ocular distances: centre from the
+# mean of the points without the jaw's, x and y, and side; means and, about, standard deviations.
+_SHIFT, _SHIFT_SPREAD = (0.0, -0.12), (0.2, 0.1)
+_SIDE, _SIDE_SPREAD = 2.9, 0.28
 
 
 @dataclass
@@ -37,6 +43,7 @@ class FaceLossWeights:
         landmark: Landmarks of the new face against the acquisition's, inter-ocular distances.
         expression: Shape of brows, eyes and mouth.
         style_prior: Latent styles against the codes of real faces.
+        detector: What MTCNN finds in the new face against what it finds in the source; 0 needs no detector.
         identity: Shortfall of the distance between new face and source in dlib's embedding; 0 needs no recogniser.
         mirror: L1 between a new face and the mirrored scene's, mirrored back, pixels from -1 to 1; 0 draws no second
             face.
@@ -55,6 +62,7 @@ class FaceLossWeights:
     landmark: float = 5.0
     expression: float = 2.0
     style_prior: float = 5.0
+    detector: float = 0.0
     identity: float = 2.0
     mirror: float = 4.0
 
@@ -174,6 +182,37 @@ def identity_loss(
     with torch.no_grad():
         source = recogniser(batch.source[translate], landmarks)
     return repulsion_loss(recogniser(fake[translate], landmarks), source, margin)
+
+
+def detector_loss(batch: FaceStep, fake: Tensor, detector: nn.ModuleDict, draws: torch.Generator) -> Tensor:
+    """What MTCNN's last networks say of the new faces against what they say of the sources; scalar.
+
+    Both are cut out alike, in squares that scatter about a face as those do that MTCNN's first network proposes.
+
+    Args:
+        batch: Whose sources and landmarks count.
+        fake: New faces. Shape ``(B, 3, H, W)``, 0 to 1.
+        detector: :class:`phaseveil.data.mtcnn_networks.MTCNNNetwork` by name.
+        draws: What the squares are drawn from.
+
+    Returns:
+        Mean absolute differences of the boxes' sides and of the points' coordinates, in inter-ocular distances, summed
+        over the networks.
+    """
+    landmarks = batch.landmarks.float()
+    unit = (landmarks[:, 36:42].mean(dim=1) - landmarks[:, 42:48].mean(dim=1)).norm(dim=-1)
+    drawn = torch.randn(len(unit), 3, generator=draws).to(unit.device)
+    sides = (_SIDE + _SIDE_SPREAD * drawn[:, 2]).clamp_min(_SIDE / 2)
+    shift = (drawn[:, :2] * unit.new_tensor(_SHIFT_SPREAD) + unit.new_tensor(_SHIFT)) * unit[:, None]
+    losses = []
+    for name, network in detector.items():
+        new, old = (
+            network(face_squares(faces.float(), landmarks, shift, sides * unit, MTCNN_NETWORKS[name]))
+            for faces in (fake, batch.source)
+        )
+        differences = [(a - b.detach()).abs().mean(dim=1) for a, b in zip(new[:-1], old[:-1], strict=True)]
+        losses += [(sides * difference).mean() for difference in differences]
+    return torch.stack(losses).sum()
 
 
 def cycle_loss(batch: FaceStep, fake: Tensor, run: "Run") -> Tensor:
