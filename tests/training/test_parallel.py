@@ -42,9 +42,10 @@ def test_shares_are_all_of_the_batch_once() -> None:
 def test_a_part_falls_into_quarters_as_the_whole_does() -> None:
     faces, quarter = torch.arange(8)[:, None, None, None].float(), torch.arange(2)
     flat = torch.arange(8)
-    batch = FaceStep(faces, faces, faces, flat, faces, faces, flat, flat, flat, quarter, quarter)
+    batch = FaceStep(faces, faces, faces, flat, faces, faces, flat, flat, flat, flat, quarter, quarter)
     assert batch.part(slice(1, 2)).domain.tolist() == [1, 3, 5, 7]
     assert batch.part(slice(1, 2)).recolouring.tolist() == [1, 3, 5, 7]
+    assert batch.part(slice(1, 2)).scatter.tolist() == [1, 3, 5, 7]
     assert batch.part(slice(1, 2)).latent.tolist() == [1]
     assert torch.equal(batch.part(slice(0, 2)).source, faces)
 

@@ -399,7 +399,7 @@ def _network_losses(step: int, batch: FaceStep, drawn: Drawn, run: Run, config: 
         if run.recogniser is not None and step % config.identity_every == 0:
             own["identity"] = identity_loss(batch, drawn.fake, run.recogniser, config.identity_margin)
     if run.detector is not None:
-        own["detector"] = detector_loss(batch, drawn.fake, run.detector, seeded(config.seed, step, 7))
+        own["detector"] = detector_loss(batch, drawn.fake, run.detector)
     return own | style_losses(batch, drawn.style, run, seeded(config.seed, step, 5))
 
 

@@ -33,6 +33,7 @@ class FaceStep:
         domain: Of the reference, which is the wanted one. Shape ``(B,)``.
         source_domain: Shape ``(B,)``.
         recolouring: Changes of colour that faces and references are looked at through. Shape ``(B, 3, 4)``.
+        scatter: Of the squares in which a detector looks at the faces, standard normal. Shape ``(B, 3)``.
         latent, other_latent: Standard normal. Shape ``(B/4, latent_dim)``.
     """
 
@@ -45,6 +46,7 @@ class FaceStep:
     domain: Tensor
     source_domain: Tensor
     recolouring: Tensor
+    scatter: Tensor
     latent: Tensor
     other_latent: Tensor
 
@@ -125,6 +127,7 @@ def draw_step(
         domain=torch.cat([source.domain[:half], domains]).to(device),
         source_domain=source.domain.to(device),
         recolouring=recolouring,
+        scatter=torch.randn(size, 3, generator=seeded(config.seed, step, 7)).to(device),
         latent=latents[0],
         other_latent=latents[1],
     )

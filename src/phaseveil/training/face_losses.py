@@ -184,16 +184,15 @@ def identity_loss(
     return repulsion_loss(recogniser(fake[translate], landmarks), source, margin)
 
 
-def detector_loss(batch: FaceStep, fake: Tensor, detector: nn.ModuleDict, draws: torch.Generator) -> Tensor:
+def detector_loss(batch: FaceStep, fake: Tensor, detector: nn.ModuleDict) -> Tensor:
     """What MTCNN's last networks say of the new faces against what they say of the sources; scalar.
 
-    Both are cut out alike, in squares that scatter about a face as those do that MTCNN's first network proposes.
+    Both are cut out alike, in squares that scatter about a face as those do that MTCNN's first two networks propose.
 
     Args:
-        batch: Whose sources and landmarks count.
+        batch: Whose sources, landmarks and scatter count.
         fake: New faces. Shape ``(B, 3, H, W)``, 0 to 1.
         detector: :class:`phaseveil.data.mtcnn_networks.MTCNNNetwork` by name.
-        draws: What the squares are drawn from.
 
     Returns:
         Mean absolute differences of the boxes' sides and of the points' coordinates, in inter-ocular distances, summed
@@ -201,9 +200,8 @@ def detector_loss(batch: FaceStep, fake: Tensor, detector: nn.ModuleDict, draws:
     """
     landmarks = batch.landmarks.float()
     unit = (landmarks[:, 36:42].mean(dim=1) - landmarks[:, 42:48].mean(dim=1)).norm(dim=-1)
-    drawn = torch.randn(len(unit), 3, generator=draws).to(unit.device)
-    sides = (_SIDE + _SIDE_SPREAD * drawn[:, 2]).clamp_min(_SIDE / 2)
-    shift = (drawn[:, :2] * unit.new_tensor(_SHIFT_SPREAD) + unit.new_tensor(_SHIFT)) * unit[:, None]
+    sides = (_SIDE + _SIDE_SPREAD * batch.scatter[:, 2]).clamp_min(_SIDE / 2)
+    shift = (batch.scatter[:, :2] * unit.new_tensor(_SHIFT_SPREAD) + unit.new_tensor(_SHIFT)) * unit[:, None]
     losses = []
     for name, network in detector.items():
         new, old = (
