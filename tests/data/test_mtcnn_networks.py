@@ -75,6 +75,13 @@ def test_a_gradient_reaches_the_photograph(astronaut: np.ndarray) -> None:
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
+def test_reading_them_draws_no_random_numbers() -> None:
+    """Whoever seeds torch gets the same numbers, whether a detector was made or not."""
+    before = torch.random.get_rng_state()
+    MTCNNDetector()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_squares_lie_around_the_face(astronaut: np.ndarray) -> None:
     """Each of their pixels is the mean of those that it covers."""
     image = to_tensor(astronaut)

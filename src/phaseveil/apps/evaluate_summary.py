@@ -35,10 +35,11 @@ class Spread:
         self._count, self._sum, self._squares = 0, 0.0, 0.0
 
     def add(self, heatmaps: Floats) -> None:
-        """Take in some heatmaps. Shape ``(N, 5, H, W)``."""
-        self._count += len(heatmaps)
-        self._sum = self._sum + heatmaps.sum(axis=0)
-        self._squares = self._squares + (heatmaps**2).sum(axis=0)
+        """Take in some heatmaps, one by one, so that parts of any size round alike. Shape ``(N, 5, H, W)``."""
+        for heatmap in heatmaps:
+            self._count += 1
+            self._sum = self._sum + heatmap
+            self._squares = self._squares + heatmap**2
 
     def of_groups(self) -> Floats:
         """Mean of the pixels' unbiased variances in each channel. Shape ``(5,)``."""

