@@ -40,6 +40,7 @@ COMMANDS = [
     ["export", "onnx"],
     ["export", "mask"],
     ["export", "camera"],
+    ["design"],
     ["tolerance"],
     ["calibrate"],
     ["point-sources"],

@@ -27,7 +27,7 @@ from phaseveil.cli_cluster import (
     run_cluster,
 )
 from phaseveil.cli_export import export_app
-from phaseveil.cli_fabrication import tolerance
+from phaseveil.cli_fabrication import design, tolerance
 from phaseveil.cli_measure import attack, evaluate, sweep, table1
 from phaseveil.cli_options import (
     CAMERA_HELP,
@@ -335,7 +335,7 @@ def download(
         print(path)
 
 
-for command in (bench, calibrate, evaluate, attack, table1, sweep, tolerance, web):
+for command in (bench, calibrate, design, evaluate, attack, table1, sweep, tolerance, web):
     app.command()(command)
 app.command("point-sources")(point_sources)
 

@@ -1,4 +1,4 @@
-"""The command ``tolerance``; part of the command line, see :mod:`phaseveil.cli`."""
+"""The commands ``design`` and ``tolerance``; part of the command line, see :mod:`phaseveil.cli`."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from phaseveil.cli_options import CAMERA_HELP, Json, Out, Overrides
+from phaseveil.cli_options import CAMERA_HELP, Json, Out, Overrides, say
+
+
+def design(
+    data: Annotated[Path, typer.Option(help="Folder that prepare wrote, to learn from.", show_default=False)],
+    out: Out,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Design a phase mask in minutes, without training networks: little identity for a given landmark error."""
+    from phaseveil.apps import design as job
+
+    result = job.design(job.load_design(config, overrides or ()), data, out, say)
+    print(json.dumps(result) if as_json else job.describe(result))
 
 
 def tolerance(

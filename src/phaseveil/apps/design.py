@@ -1,0 +1,281 @@
+"""`phaseveil design`: a mask in minutes, against exact linear readers where stage I has networks in training.
+
+The best PSF that any optics could have is found first, pixel by pixel, then a mask that sends the light there, by
+optimal transport; then that mask is improved as a wave. A Gaussian blur of the same geometry is found to compare with.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from phaseveil import __version__
+from phaseveil.apps.attack_results import write_json
+from phaseveil.attacks.attacker import embed, to_layout
+from phaseveil.config import load_config, preset_path, to_mapping
+from phaseveil.data.datasets import FaceDataset, load_faces
+from phaseveil.errors import ConfigError, InputError
+from phaseveil.losses.linear import LinearReaders, Observations, Reading
+from phaseveil.losses.optics import information_loss, slope_loss
+from phaseveil.metrics.dlib_resnet import DlibResNet
+from phaseveil.models.blocks import to_channels_last
+from phaseveil.optics.camera import GAUSSIAN_REACH, Camera, PhaseMaskCamera, build_camera, load_camera, save_camera
+from phaseveil.optics.psf import normalise_energy
+from phaseveil.optics.sensor import srgb_to_linear
+from phaseveil.optics.transport import transport_coefficients
+from phaseveil.optics.zernike import FIRST_MODE, noll_to_radial_azimuthal
+from phaseveil.progress import Report, progress
+from phaseveil.run_state import require_finite, seeded
+from phaseveil.training.pictures import save_optics_figure
+
+SIDE = 32
+"""Means across the frame that are read: up to 16 cycles, more than a protecting camera lets through."""
+
+FINE = 8.0
+"""Cycles per frame beyond which the losses know fine structure."""
+
+BATCH = 128
+_FACES = 51  # purpose of random numbers; training uses small ones, attacks 11 to 14, sweeps 21, scores 31, draws 41
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Design:
+    """Configuration of ``phaseveil design``.
+
+    Attributes:
+        camera: Phase-mask camera to design for, a name or file; its own mask does not count.
+        geometry: Weight of the landmark error against the share of identity: 7 blurs more, 12 less.
+        fine: Weight of what passes above the noise beyond :data:`FINE` cycles: linear readers make nothing of it,
+            deconvolution does.
+        size: Pixels of the frame that the sensor has.
+        faces: To learn from, at most.
+        components: Principal components of scenes that readers know.
+        ridge: Penalty of the readers' first component, a share of the faces.
+        target_steps: Of the search for the best light distribution.
+        target_rate: Adam step of that search, in logarithms of light.
+        points: Of equal light that are transported.
+        steps: Of the improvement as a wave.
+        mask_rate: Adam step of coefficients of second degree, metres; of degree n it is 2/n of that.
+        slope: Weight of phase steps near the sampling limit.
+        outside: Weight of the light beyond the PSF's window.
+        seed: Of the choice of faces.
+    """
+
+    camera: str = "freeform"
+    geometry: float = 9.5
+    fine: float = 0.05
+    size: int = 128
+    faces: int = 16000
+    components: int = 600
+    ridge: float = 0.003
+    target_steps: int = 300
+    target_rate: float = 0.05
+    points: int = 2000
+    steps: int = 500
+    mask_rate: float = 2e-9
+    slope: float = 1000.0
+    outside: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.faces, self.components, self.target_steps, self.points, self.steps) < 1 or self.seed < 0:
+            raise ConfigError(
+                "design: faces, components, target_steps, points and steps must be at least 1, seed at least 0"
+            )
+        if min(self.geometry, self.ridge, self.target_rate, self.mask_rate) <= 0:
+            raise ConfigError("design: geometry, ridge, target_rate and mask_rate must be above 0")
+        if min(self.fine, self.slope, self.outside) < 0:
+            raise ConfigError("design: fine, slope and outside must be at least 0")
+        if not SIDE <= self.size <= 4096:
+            raise ConfigError(f"design: size must lie between {SIDE} and 4096 pixels, got {self.size}")
+
+
+def load_design(source: str | Path | None, overrides: Sequence[str] = ()) -> Design:
+    """A design's configuration from a YAML file, or the defaults.
+
+    Raises:
+        ConfigError: No such file, an unknown key or a wrong value.
+    """
+    return load_config(Design, preset_path(source) if source is not None else None, overrides)
+
+
+def design(config: Design, data: Path, out: Path, say: Callable[[str], None] = print) -> Record:
+    """Design a mask; write ``camera.safetensors``, ``design.json`` and ``optics.png``.
+
+    Args:
+        config: What for.
+        data: Folder that ``phaseveil prepare`` wrote.
+        out: Folder for the results.
+        say: Takes messages.
+
+    Returns:
+        What ``design.json`` holds: ``settings``; of ``target``, ``transported`` mask, finished ``design`` and the
+        ``gaussian`` blur of the design's landmark error ``landmark_error`` and ``identity``, see
+        :class:`phaseveil.losses.linear.Reading`; of the latter its ``sigma``, a share of the frame; ``fine``, bits a
+        mode beyond :data:`FINE` cycles; ``outside``, the share of light beyond the PSF's window; ``relief``, the
+        mask's difference of heights, metres.
+
+    Raises:
+        ConfigError: A camera without a mask to design, or a package is missing.
+        InputError: Too few faces, or the results cannot be written.
+        OpticsError: The camera cannot be simulated as sampled.
+        TrainingError: The search diverged.
+    """
+    camera = load_camera(config.camera)
+    if type(camera) is not PhaseMaskCamera:
+        raise ConfigError(f"camera {config.camera!r} has no mask to design; try freeform")
+    with progress("faces") as report:
+        faces = observe(load_faces(data, "train", config.size), config, report)
+    readers = LinearReaders.fit(faces, camera.config.sensor, config.size, config.components, config.ridge)
+    with progress("best light") as report:
+        target = best_light(readers, camera.config.psf_pixels(SIDE), config, report)
+    camera.coefficients.data = transport_coefficients(camera, target[0], SIDE, config.points)
+    camera.keep_samplable()
+    transported = _figures(read(readers, camera))
+    with progress("mask") as report:
+        improve(camera, readers, config, report)
+    found = _figures(read(readers, camera))
+    record: Record = {
+        "phaseveil": __version__,
+        "settings": to_mapping(config),
+        "target": _figures(readers(target)),
+        "transported": transported,
+        "design": found,
+        "gaussian": equal_gaussian(readers, camera, found["landmark_error"]),
+        "fine": _fine(camera, config.size, camera.coefficients).item(),
+        "outside": _outside(camera).item(),
+        "relief": (camera.height_map().amax() - camera.height_map().amin()).item(),
+    }
+    save_camera(out / "camera.safetensors", camera, {"design": to_mapping(config)})
+    write_json(out / "design.json", record)
+    save_optics_figure(out / "optics.png", camera, config.size)
+    say(f"written: {out / 'camera.safetensors'}, design.json, optics.png")
+    return record
+
+
+def describe(record: Record) -> str:
+    """The design against a Gaussian blur of the same geometry, in words."""
+    found, blur = record["design"], record["gaussian"]
+    return (
+        f"read by exact linear estimates: landmark error {found['landmark_error']:.2%}, identity "
+        f"{found['identity']:.3f} of the embedding's variance\n"
+        f"Gaussian blur of that landmark error (sigma {blur['sigma']:.3f} of the frame): identity "
+        f"{blur['identity']:.3f}\n"
+        f"beyond {FINE:g} cycles a frame {record['fine']:.2f} bits a mode pass above the noise\n"
+        f"relief {1e6 * record['relief']:.1f} µm; light beyond the PSF's window {record['outside']:.2%}"
+    )
+
+
+@torch.inference_mode()
+def observe(faces: FaceDataset, config: Design, report: Report) -> Observations:
+    """What readers learn from: some of the training faces.
+
+    Raises:
+        InputError: Fewer than six for each component.
+    """
+    count = min(config.faces, len(faces))
+    if count < 6 * config.components:  # said before an hour of embedding, not after
+        raise InputError(
+            f"{count} faces are too few for {config.components} components; prepare {6 * config.components} at least, "
+            f"or set components to {max(1, count // 6)}"
+        )
+    chosen = torch.randperm(len(faces), generator=seeded(config.seed, 0, _FACES))[:count].sort().values
+    recogniser = to_channels_last(DlibResNet(), "cpu")
+    light, embeddings = [], []
+    for done, part in enumerate(chosen.split(BATCH)):
+        batch = faces.batch(part)
+        light.append(functional.adaptive_avg_pool2d(srgb_to_linear(batch.image), SIDE))
+        embeddings.append(embed(recogniser, to_layout(batch.image, "cpu"), batch.landmarks))
+        report(min(count, (done + 1) * BATCH), count)
+    return Observations(torch.cat(light), faces.landmarks[chosen], torch.cat(embeddings))
+
+
+def best_light(readers: LinearReaders, pixels: int, config: Design, report: Report) -> Tensor:
+    """PSF of least loss that any optics could have, the same in all colours. Shape ``(3, pixels, pixels)``."""
+    axis = torch.arange(pixels) - pixels // 2
+    squares = axis.square()[:, None] + axis.square()[None, :]
+    light = torch.nn.Parameter(-squares / (2 * (0.08 * SIDE) ** 2))  # a Gaussian of a twelfth of the frame
+    optimizer = torch.optim.Adam([light], lr=config.target_rate)
+
+    def psf() -> Tensor:
+        return light.flatten().softmax(0).unflatten(0, (pixels, pixels)).expand(3, -1, -1)
+
+    for step in range(config.target_steps):
+        optimizer.zero_grad()
+        loss = _loss(readers(psf()), config)
+        require_finite({"loss": loss.item()}, step)
+        loss.backward()
+        optimizer.step()
+        report(step + 1, config.target_steps)
+    return psf().detach()
+
+
+def improve(camera: PhaseMaskCamera, readers: LinearReaders, config: Design, report: Report) -> None:
+    """Descend from the camera's mask, its wave optics and sampling limit included."""
+    degrees = [noll_to_radial_azimuthal(j)[0] for j in range(FIRST_MODE, camera.config.num_modes + 1)]
+    scale = 2 / torch.tensor(degrees, dtype=torch.float32)
+    scaled = torch.nn.Parameter(camera.coefficients.detach() / scale)
+    optimizer = torch.optim.Adam([scaled], betas=(0.9, 0.99), eps=1e-14)
+    for step in range(config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = config.mask_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+        optimizer.zero_grad()
+        mask = scaled * scale
+        enclosed = camera.enclosed_psf(SIDE, mask)
+        loss = _loss(readers(normalise_energy(enclosed)), config)
+        loss = loss + config.slope * slope_loss(camera.pupil_phase(mask), camera.aperture)
+        loss = loss + config.outside * (1 - enclosed.sum(dim=(1, 2)).mean())
+        loss = loss + config.fine * _fine(camera, config.size, mask)
+        require_finite({"loss": loss.item()}, step)
+        loss.backward()
+        optimizer.step()
+        report(step + 1, config.steps)
+    camera.coefficients.data = (scaled * scale).detach()
+    camera.keep_samplable()
+
+
+@torch.no_grad()
+def read(readers: LinearReaders, camera: Camera) -> Reading:
+    """What is read behind a camera whose optics are one PSF."""
+    return readers(camera.psf(readers.size))
+
+
+@torch.no_grad()
+def equal_gaussian(readers: LinearReaders, camera: Camera, landmark_error: float) -> Record:
+    """Gaussian blur behind which the landmarks are read as exactly, by bisection."""
+
+    def blurred(sigma: float) -> Reading:
+        support = min(1.0, 8 * sigma)
+        blur = replace(camera.config, kind="gaussian", gaussian_sigma=sigma, psf_support=support)
+        return read(readers, build_camera(blur))
+
+    low, high = 1 / SIDE, 1 / (2 * GAUSSIAN_REACH)  # narrower ones are no blur to the readers, wider ones are cut off
+    for _ in range(16):
+        middle = (low + high) / 2
+        low, high = (middle, high) if blurred(middle).landmark_error < landmark_error else (low, middle)
+    return {"sigma": low, **_figures(blurred(low))}
+
+
+def _fine(camera: PhaseMaskCamera, size: int, mask: Tensor) -> Tensor:
+    psf = normalise_energy(camera.enclosed_psf(size, mask))
+    return information_loss(psf, camera.config.sensor, FINE, size)
+
+
+def _loss(reading: Reading, config: Design) -> Tensor:
+    return reading.identity + config.geometry * reading.landmark_error
+
+
+@torch.no_grad()
+def _outside(camera: PhaseMaskCamera) -> Tensor:
+    return 1 - camera.enclosed_psf(SIDE).sum(dim=(1, 2)).mean()
+
+
+def _figures(reading: Reading) -> Record:
+    return {name: value.item() for name, value in reading._asdict().items()}
