@@ -2,10 +2,11 @@
 
     python -m bench.all_pairs CAMERA[:WEIGHTS] … --pairs lfw/pairs.csv --out runs/all-pairs [--budget full]
 
-`phaseveil attack` has the whole suite; its quick budget scores 300 pairs. Here Richardson-Lucy with the exact PSF, the
-recogniser trained on acquisitions and the inversion network are run with a budget's tuning and training and scored on
-all pairs. The landmark error needs a heatmap network; these attacks do not. `--attacks generated` attacks new faces
-instead, off the shelf and by a recogniser trained on them, drawn as `--erase-shape N` says. Can be interrupted.
+`phaseveil attack` has the whole suite; its quick budget scores 300 pairs. Here the recogniser off the shelf,
+Richardson-Lucy with the exact PSF, the recogniser trained on acquisitions and the inversion network are run with a
+budget's tuning and training and scored on all pairs. The landmark error needs a heatmap network; these attacks do not.
+`--attacks generated` attacks new faces instead, off the shelf and by a recogniser trained on them, drawn as
+`--erase-shape N` says. Can be interrupted.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from phaseveil.errors import ConfigError, PhaseVeilError
 from phaseveil.optics.camera import load_camera
 from phaseveil.progress import Report, progress
 
-ON_ACQUISITIONS = ("richardson-lucy", "recogniser", "inversion")
+ON_ACQUISITIONS = ("off-the-shelf", "richardson-lucy", "recogniser", "inversion")
 ATTACKS = (*ON_ACQUISITIONS, "generated")
 
 
@@ -47,6 +48,7 @@ def strongest(
     bench = Bench(study, target, options.budget, recogniser, None, work)
     exact = attack_psf.real_sensor(target.camera)
     known: dict[str, tuple[Artefact, Callable[[Report], list[Finding]]]] = {
+        "off-the-shelf": ("acquisition", lambda _: [attack_learned.off_the_shelf_acquisition(bench)]),
         "richardson-lucy": (
             "recovered",
             lambda report: [attack_psf.exact_psf(bench, "richardson-lucy", exact, report)],
