@@ -129,6 +129,20 @@ def test_what_cannot_be_designed_is_said_in_one_line(
     assert not (tmp_path / "out" / "camera.safetensors").exists()
 
 
+def test_a_place_that_cannot_be_written_is_refused_at_once(
+    camera_file: Path,
+    prepared: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setattr(job, "observe", lambda *_: pytest.fail("began to work"))
+    assert run(command(camera_file, prepared, tmp_path / "taken")) == 2
+    assert "choose another --out" in capsys.readouterr().err
+    assert (tmp_path / "taken").read_text() == "a file"
+
+
 def test_a_file_of_settings_is_read_strictly(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("geometry: 7.0\n")

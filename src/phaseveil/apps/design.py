@@ -131,6 +131,10 @@ def design(config: Design, data: Path, out: Path, say: Callable[[str], None] = p
     camera = load_camera(config.camera)
     if type(camera) is not PhaseMaskCamera:
         raise ConfigError(f"camera {config.camera!r} has no mask to design; try freeform")
+    try:
+        out.mkdir(parents=True, exist_ok=True)  # now, not after minutes
+    except OSError as error:
+        raise InputError(f"{out}: cannot be a folder ({error.strerror}); choose another --out") from error
     with progress("faces") as report:
         faces = observe(load_faces(data, "train", config.size), config, report)
     readers = LinearReaders.fit(faces, camera.config.sensor, config.size, config.components, config.ridge)
@@ -166,8 +170,8 @@ def describe(record: Record) -> str:
     return (
         f"read by exact linear estimates: landmark error {found['landmark_error']:.2%}, identity "
         f"{found['identity']:.3f} of the embedding's variance\n"
-        f"Gaussian blur of that landmark error (sigma {blur['sigma']:.3f} of the frame): identity "
-        f"{blur['identity']:.3f}\n"
+        f"Gaussian blur nearest to it (sigma {blur['sigma']:.3f} of the frame): landmark error "
+        f"{blur['landmark_error']:.2%}, identity {blur['identity']:.3f}\n"
         f"beyond {FINE:g} cycles a frame {record['fine']:.2f} bits a mode pass above the noise\n"
         f"relief {1e6 * record['relief']:.1f} µm; light beyond the PSF's window {record['outside']:.2%}"
     )
@@ -181,7 +185,7 @@ def observe(faces: FaceDataset, config: Design, report: Report) -> Observations:
         InputError: Fewer than six for each component.
     """
     count = min(config.faces, len(faces))
-    if count < 6 * config.components:  # said before an hour of embedding, not after
+    if count < 6 * config.components:  # said before they are embedded, not after
         raise InputError(
             f"{count} faces are too few for {config.components} components; prepare {6 * config.components} at least, "
             f"or set components to {max(1, count // 6)}"
