@@ -67,6 +67,21 @@ def test_every_step_of_a_design_gains(readers: LinearReaders, camera_file: Path)
     assert bound < end < start < flat
 
 
+@pytest.mark.parametrize("weight", ["fine", "outside"])
+def test_what_linear_readers_overlook_has_its_own_price(readers: LinearReaders, camera_file: Path, weight: str) -> None:
+    """Fine structure above the noise, and light beyond the window: less of it where it costs."""
+    found = []
+    for price in (0.0, 10.0):
+        camera = load_camera(str(camera_file))
+        assert isinstance(camera, PhaseMaskCamera)
+        camera.coefficients.data = 3e-7 * torch.randn(12, generator=torch.Generator().manual_seed(1))
+        improve(camera, readers, replace(FEW, steps=80, mask_rate=1e-8, **{weight: price}), nothing)
+        with torch.no_grad():
+            overlooked = {"fine": job._fine(camera, SIDE), "outside": job._outside(camera.enclosed_psf(SIDE))}
+        found.append(overlooked[weight].item())
+    assert found[1] < 0.9 * found[0]
+
+
 def test_the_gaussian_of_equal_geometry_has_that_geometry(readers: LinearReaders, camera_file: Path) -> None:
     camera = load_camera(str(camera_file))
     blur = build_camera(replace(camera.config, kind="gaussian", gaussian_sigma=0.08, psf_support=0.64))

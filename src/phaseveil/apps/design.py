@@ -20,7 +20,7 @@ from phaseveil.attacks.attacker import embed, to_layout
 from phaseveil.config import load_config, preset_path, to_mapping
 from phaseveil.data.datasets import FaceDataset, load_faces
 from phaseveil.errors import ConfigError, InputError
-from phaseveil.losses.linear import LinearReaders, Observations, Reading
+from phaseveil.losses.linear import FACES_A_COMPONENT, LinearReaders, Observations, Reading
 from phaseveil.losses.optics import information_loss, slope_loss
 from phaseveil.metrics.dlib_resnet import DlibResNet
 from phaseveil.models.blocks import to_channels_last
@@ -146,17 +146,19 @@ def design(config: Design, data: Path, out: Path, say: Callable[[str], None] = p
     with progress("mask") as report:
         improve(camera, readers, config, report)
     found = _figures(read(readers, camera))
-    record: Record = {
-        "phaseveil": __version__,
-        "settings": to_mapping(config),
-        "target": _figures(readers(target)),
-        "transported": transported,
-        "design": found,
-        "gaussian": equal_gaussian(readers, camera, found["landmark_error"]),
-        "fine": _fine(camera, config.size, camera.coefficients).item(),
-        "outside": _outside(camera).item(),
-        "relief": (camera.height_map().amax() - camera.height_map().amin()).item(),
-    }
+    with torch.no_grad():
+        height = camera.height_map()
+        record: Record = {
+            "phaseveil": __version__,
+            "settings": to_mapping(config),
+            "target": _figures(readers(target)),
+            "transported": transported,
+            "design": found,
+            "gaussian": equal_gaussian(readers, camera, found["landmark_error"]),
+            "fine": _fine(camera, config.size).item(),
+            "outside": _outside(camera.enclosed_psf(SIDE)).item(),
+            "relief": (height.amax() - height.amin()).item(),
+        }
     save_camera(out / "camera.safetensors", camera, {"design": to_mapping(config)})
     write_json(out / "design.json", record)
     save_optics_figure(out / "optics.png", camera, config.size)
@@ -182,13 +184,14 @@ def observe(faces: FaceDataset, config: Design, report: Report) -> Observations:
     """What readers learn from: some of the training faces.
 
     Raises:
-        InputError: Fewer than six for each component.
+        InputError: Too few for so many components.
     """
     count = min(config.faces, len(faces))
-    if count < 6 * config.components:  # said before they are embedded, not after
+    needed = FACES_A_COMPONENT * config.components
+    if count < needed:  # said before they are embedded, not after
         raise InputError(
-            f"{count} faces are too few for {config.components} components; prepare {6 * config.components} at least, "
-            f"or set components to {max(1, count // 6)}"
+            f"{count} faces are too few for {config.components} components; prepare {needed} at least, or set "
+            f"components to {max(1, count // FACES_A_COMPONENT)}"
         )
     chosen = torch.randperm(len(faces), generator=seeded(config.seed, 0, _FACES))[:count].sort().values
     recogniser = to_channels_last(DlibResNet(), "cpu")
@@ -235,7 +238,7 @@ def improve(camera: PhaseMaskCamera, readers: LinearReaders, config: Design, rep
         enclosed = camera.enclosed_psf(SIDE, mask)
         loss = _loss(readers(normalise_energy(enclosed)), config)
         loss = loss + config.slope * slope_loss(camera.pupil_phase(mask), camera.aperture)
-        loss = loss + config.outside * (1 - enclosed.sum(dim=(1, 2)).mean())
+        loss = loss + config.outside * _outside(enclosed)
         loss = loss + config.fine * _fine(camera, config.size, mask)
         require_finite({"loss": loss.item()}, step)
         loss.backward()
@@ -267,7 +270,7 @@ def equal_gaussian(readers: LinearReaders, camera: Camera, landmark_error: float
     return {"sigma": low, **_figures(blurred(low))}
 
 
-def _fine(camera: PhaseMaskCamera, size: int, mask: Tensor) -> Tensor:
+def _fine(camera: PhaseMaskCamera, size: int, mask: Tensor | None = None) -> Tensor:
     psf = normalise_energy(camera.enclosed_psf(size, mask))
     return information_loss(psf, camera.config.sensor, FINE, size)
 
@@ -276,9 +279,8 @@ def _loss(reading: Reading, config: Design) -> Tensor:
     return reading.identity + config.geometry * reading.landmark_error
 
 
-@torch.no_grad()
-def _outside(camera: PhaseMaskCamera) -> Tensor:
-    return 1 - camera.enclosed_psf(SIDE).sum(dim=(1, 2)).mean()
+def _outside(enclosed: Tensor) -> Tensor:
+    return 1 - enclosed.sum(dim=(1, 2)).mean()
 
 
 def _figures(reading: Reading) -> Record:

@@ -10,6 +10,9 @@ from phaseveil.errors import InputError
 from phaseveil.optics.psf import convolve_linear, fast_fft_size, optical_transfer_function
 from phaseveil.optics.sensor import SensorConfig, noise_variance
 
+FACES_A_COMPONENT = 6
+"""Faces that each component needs at least, or its part in what is read drowns in chance."""
+
 
 class Reading(NamedTuple):
     """What is read behind a PSF.
@@ -84,7 +87,7 @@ class LinearReaders(nn.Module):
         back the more, by the root of their variance.
 
         Args:
-            faces: At least six for each component.
+            faces: At least :data:`FACES_A_COMPONENT` for each component.
             sensor: Its noise at the faces' mean light.
             size: Pixels of the frame that the sensor has; local means of several have less noise.
             components: C.
@@ -94,8 +97,8 @@ class LinearReaders(nn.Module):
             InputError: Too few faces.
         """
         count, side = len(faces.light), faces.light.shape[-1]
-        if count < 6 * components:
-            raise InputError(f"{count} faces are too few for {components} components; give {6 * components} at least")
+        if count < (needed := FACES_A_COMPONENT * components):
+            raise InputError(f"{count} faces are too few for {components} components; give {needed} at least")
         rows = faces.light.flatten(1).double()
         centred = rows - rows.mean(dim=0)
         variance, directions = torch.linalg.eigh(centred.mT @ centred / (count - 1))

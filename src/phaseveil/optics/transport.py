@@ -1,6 +1,7 @@
 """A smooth mask for a wanted PSF: optimal transport of the pupil's light, fitted by Zernike modes.
 
-A search for the mask from anywhere else ends in caustics that no small step undoes; this start has none.
+Searches that began elsewhere ended in caustics, which no small step undoes (``docs/experiments.md``); a transported
+mask has none.
 """
 
 import numpy as np
