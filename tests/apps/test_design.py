@@ -1,6 +1,7 @@
 """`phaseveil design`: files, figures that hold together, an improvement on every step, and what is refused."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from phaseveil.cli import run
 from phaseveil.errors import ConfigError
 from phaseveil.losses.linear import LinearReaders, Observations
 from phaseveil.optics.camera import CameraConfig, PhaseMaskCamera, build_camera, load_camera, save_camera
+from phaseveil.optics.departure import MaskDeparture
+from phaseveil.optics.propagation import steepest_phase_step
 from phaseveil.optics.transport import transport_coefficients
 
 FEW = Design(target_steps=30, steps=12, points=300, components=8, size=SIDE)
@@ -82,6 +85,27 @@ def test_what_linear_readers_overlook_has_its_own_price(readers: LinearReaders, 
     assert found[1] < 0.9 * found[0]
 
 
+def test_what_is_too_steep_beyond_the_rim_costs(readers: LinearReaders, camera_file: Path) -> None:
+    """Polynomials run away beyond the rim, where a workshop's decentring moves them into the pupil."""
+    camera = PhaseMaskCamera(replace(load_camera(str(camera_file)).config, num_modes=136))
+    round_blur = torch.exp(-0.1 * (torch.arange(-11, 12) ** 2)[:, None] - 0.1 * torch.arange(-11, 12) ** 2)
+    runaway = transport_coefficients(camera, round_blur, SIDE, points=150)
+    margin = job._margin_steps(camera, 0.06)
+    beside = []
+    for angle in range(0, 360, 30):
+        shift = (0.06 * math.cos(math.radians(angle)), 0.06 * math.sin(math.radians(angle)))
+        camera.coefficients.data = runaway
+        moved = camera.under(camera.config, MaskDeparture(shift=shift))
+        beside.append(steepest_phase_step(moved.pupil_phase(), moved.aperture))
+    assert (margin @ runaway).abs().max().item() == pytest.approx(max(beside), rel=0.15)  # 64 cells miss the rim itself
+    costs = []
+    for width in (0.0, 0.06):
+        camera.coefficients.data = runaway.clone()
+        improve(camera, readers, replace(FEW, slope=1e5, mask_rate=1e-10, margin=width), nothing)
+        costs.append(job._steep_beyond(margin, camera.coefficients).item())
+    assert costs[1] < 0.5 * costs[0]
+
+
 def test_the_gaussian_of_equal_geometry_has_that_geometry(readers: LinearReaders, camera_file: Path) -> None:
     camera = load_camera(str(camera_file))
     blur = build_camera(replace(camera.config, kind="gaussian", gaussian_sigma=0.08, psf_support=0.64))
@@ -124,7 +148,9 @@ def test_the_command_writes_a_camera_that_others_take(
         (("camera=gaussian",), "no mask to design"),
         (("camera=dynamic",), "no mask to design"),
         (("geometri=3",), "geometri"),
+        (("eyes_within=0.0001",), "set eyes_within=0"),
         (("geometry=-1",), "must be above 0"),
+        (("margin=0.6",), "margin must lie in [0, 0.5]"),
         (("size=8",), "size must lie between"),
     ],
 )

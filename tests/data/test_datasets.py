@@ -56,6 +56,20 @@ def test_images_come_at_the_size_asked_for(root: Path) -> None:
     assert load_faces(root, "train", 8).images.shape == (5, 8, 8, 3)
 
 
+def test_faces_whose_eyes_lie_elsewhere_are_not_drawn(root: Path) -> None:
+    """They lie 0, 1, 2, 3 and 4 px to the right, and are 3 px apart."""
+    faces = load_faces(root, "train", 16)
+    assert faces.eyes_within(0.0) is faces
+    near = faces.eyes_within(0.5)
+    assert len(near) == 5
+    assert [Path(near.names[place]).stem for place in near.drawable] == ["1", "2", "3"]
+    drawn = near.draw(200, seeded())
+    shifts = (drawn.landmarks[:, 0, 0] * SIZE - 1).round().unique().tolist()
+    assert shifts == [1, 2, 3]
+    with pytest.raises(InputError, match="eyes_within=0"):
+        faces.eyes_within(0.1)  # of the women one is left, of the men none
+
+
 def test_the_second_start_reads_the_cache(root: Path) -> None:
     first = load_faces(root, "train", 16)
     for file in (root / "images" / "train").rglob("*.png"):

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from phaseveil.data.heatmaps import GROUPS, MIRROR, draw_heatmaps, interocular_distance, normalised_mean_error
+from phaseveil.data.heatmaps import (
+    GROUPS,
+    MIRROR,
+    draw_heatmaps,
+    interocular_distance,
+    misplaced_eyes,
+    normalised_mean_error,
+)
 
 
 def test_the_groups_share_out_all_68_points() -> None:
@@ -64,3 +71,12 @@ def test_error_counts_eye_distances() -> None:
     points[:, 36:42], points[:, 42:48] = torch.tensor([0.3, 0.4]), torch.tensor([0.7, 0.4])
     torch.testing.assert_close(interocular_distance(points), torch.full((4,), 0.4))
     torch.testing.assert_close(normalised_mean_error(points + torch.tensor([0.0, 0.1]), points), torch.full((4,), 0.25))
+
+
+def test_an_eye_elsewhere_than_most_is_told() -> None:
+    points = torch.rand(68, 2, generator=torch.Generator().manual_seed(1)).repeat(5, 1, 1)
+    points[:, 36:42], points[:, 42:48] = torch.tensor([0.3, 0.4]), torch.tensor([0.7, 0.4])
+    points[2, 42:48] += torch.tensor([0.0, 0.1])
+    wanted = torch.zeros(5, 2)
+    wanted[2, 1] = 0.25
+    torch.testing.assert_close(misplaced_eyes(points), wanted)

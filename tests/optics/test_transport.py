@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phaseveil.errors import ConfigError
 from phaseveil.optics.camera import CameraConfig, PhaseMaskCamera
-from phaseveil.optics.transport import disk_points, equal_shares, transport_coefficients
+from phaseveil.optics.transport import disk_points, equal_shares, mode_gradients, transport_coefficients
 
 SIZE = 64
 PIXELS = 47
@@ -89,6 +89,19 @@ def test_light_to_one_side_lands_on_that_side(optics: PhaseMaskCamera) -> None:
     shifts = tuple(-round(place) for place in moments(target)[0].flip(0).tolist())
     pair = torch.stack([found.flatten(), torch.roll(target, shifts, (0, 1)).flatten()])
     assert torch.corrcoef(pair)[0, 1] > 0.95  # turned by 180° it is 0.82
+
+
+def test_beyond_the_rim_the_slopes_go_on_as_they_are_at_it() -> None:
+    """A mask beside its place shows the pupil what lies beyond; polynomials of high degree run away there."""
+    optics = PhaseMaskCamera(CameraConfig(num_modes=136, pupil_samples=256, psf_support=0.3))
+    rim, beyond = (torch.from_numpy(points) for points in (disk_points(3000)[-600:], disk_points(3000, 0.06)[3000:]))
+    assert beyond.norm(dim=1).max() == pytest.approx(1.06, abs=1e-3)
+    steepest = []
+    for margin in (0.0, 0.06):
+        mask = transport_coefficients(optics, blob(0, 0, 5, 4), SIZE, points=200, margin=margin).double()
+        at_rim, past = ((mode_gradients(136, points) @ mask).abs().max().item() for points in (rim, beyond))
+        steepest.append(past / at_rim)
+    assert steepest[1] < 0.7 * steepest[0]
 
 
 def skew(light: Tensor) -> Tensor:

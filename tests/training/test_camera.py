@@ -15,6 +15,7 @@ from phaseveil.optics.camera import PhaseMaskCamera, load_camera
 from phaseveil.optics.dynamic import DynamicCamera, dynamic_from
 from phaseveil.run_state import seeded
 from phaseveil.training.camera import CameraTraining, cosine_schedule, train_camera
+from phaseveil.training.conditions import ConditionsConfig
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")
 
@@ -119,6 +120,26 @@ def test_the_mask_rests_after_its_share_of_the_steps(config: CameraTraining) -> 
     assert not torch.equal(heads[0], heads[1])
 
 
+@pytest.mark.parametrize("noise", [[1.0, 1.0], [0.5, 2.0]], ids=["as designed", "of another sensor"])
+def test_a_mask_at_rest_is_simulated_once_and_learned_from_alike(
+    config: CameraTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: list[float]
+) -> None:
+    """The network's weights are those that a PSF computed for every batch gives."""
+    computed = []
+    psf = PhaseMaskCamera.psf
+    monkeypatch.setattr(PhaseMaskCamera, "psf", lambda camera, size: computed.append(size) or psf(camera, size))
+    counts, weights = [], []
+    for name, moves in (("once", False), ("each", True)):
+        run = elsewhere(config, tmp_path / name, mask_share=0.0, conditions={"noise": noise})
+        monkeypatch.setattr(ConditionsConfig, "move_optics", moves)
+        computed.clear()
+        train_camera(run, say=quiet)
+        counts.append(len(computed))
+        weights.append(state(run.out))
+    assert counts[1] - counts[0] == config.steps - 1
+    assert [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])] == []
+
+
 def test_time_runs_out_after_a_whole_step(config: CameraTraining) -> None:
     said: list[str] = []
     train_camera(config, max_minutes=0, say=said.append)
@@ -171,6 +192,11 @@ def test_the_state_of_another_network_is_refused(config: CameraTraining) -> None
 def test_resuming_nothing_is_refused(config: CameraTraining) -> None:
     with pytest.raises(CheckpointError, match="no such weights file"):
         train_camera(config, resume=True, say=quiet)
+
+
+def test_faces_with_doubtful_landmarks_can_be_left_out(config: CameraTraining, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="set eyes_within=0"):
+        train_camera(elsewhere(config, tmp_path / "none", eyes_within=1e-4), say=quiet)
 
 
 def test_a_folder_that_is_not_prepared_is_refused(config: CameraTraining, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from phaseveil.models.blocks import to_channels_last
 from phaseveil.optics.camera import GAUSSIAN_REACH, Camera, PhaseMaskCamera, build_camera, load_camera, save_camera
 from phaseveil.optics.psf import normalise_energy
 from phaseveil.optics.sensor import srgb_to_linear
-from phaseveil.optics.transport import transport_coefficients
+from phaseveil.optics.transport import disk_points, mode_gradients, transport_coefficients
 from phaseveil.optics.zernike import FIRST_MODE, noll_to_radial_azimuthal
 from phaseveil.progress import Report, progress
 from phaseveil.run_state import require_finite, seeded
@@ -38,6 +38,13 @@ SIDE = 32
 
 FINE = 8.0
 """Cycles per frame beyond which the losses know fine structure."""
+
+BEYOND_POINTS = 40000
+"""Points that share the pupil as densely as those beyond its rim share the margin."""
+
+BEYOND_STEP, BEYOND_WEIGHT = 0.9 * math.pi, 0.01
+"""Phase steps beyond the rim that cost nothing, radians, and the weight of those that do against those in the pupil.
+They need only be samplable: stricter, searches end in sharper masks (``docs/experiments.md``)."""
 
 BATCH = 128
 _FACES = 51  # purpose of random numbers; training uses small ones, attacks 11 to 14, sweeps 21, scores 31, draws 41
@@ -56,6 +63,8 @@ class Design:
             deconvolution does.
         size: Pixels of the frame that the sensor has.
         faces: To learn from, at most.
+        eyes_within: Of where most faces have their eyes, eye distances: landmarks farther off are more likely the
+            detector's mistake, and least squares feel it squared. 0 takes all.
         components: Principal components of scenes that readers know.
         ridge: Penalty of the readers' first component, a share of the faces.
         target_steps: Of the search for the best light distribution.
@@ -64,6 +73,8 @@ class Design:
         steps: Of the improvement as a wave.
         mask_rate: Adam step of coefficients of second degree, metres; of degree n it is 2/n of that.
         slope: Weight of phase steps near the sampling limit.
+        margin: Beyond the pupil's rim, pupil radii, in which the mask stays samplable, so that one out of its place
+            still is a mask: 0.06 are 30 µm of ``freeform``, three standard deviations of a lithographer's 10 µm.
         outside: Weight of the light beyond the PSF's window.
         seed: Of the choice of faces.
     """
@@ -73,6 +84,7 @@ class Design:
     fine: float = 0.05
     size: int = 128
     faces: int = 16000
+    eyes_within: float = 0.2
     components: int = 600
     ridge: float = 0.003
     target_steps: int = 300
@@ -81,6 +93,7 @@ class Design:
     steps: int = 500
     mask_rate: float = 2e-9
     slope: float = 1000.0
+    margin: float = 0.06
     outside: float = 1.0
     seed: int = 0
 
@@ -91,8 +104,10 @@ class Design:
             )
         if min(self.geometry, self.ridge, self.target_rate, self.mask_rate) <= 0:
             raise ConfigError("design: geometry, ridge, target_rate and mask_rate must be above 0")
-        if min(self.fine, self.slope, self.outside) < 0:
-            raise ConfigError("design: fine, slope and outside must be at least 0")
+        if min(self.fine, self.slope, self.outside, self.eyes_within) < 0 or not 0 <= self.margin <= 0.5:
+            raise ConfigError(
+                "design: fine, slope, outside and eyes_within must be at least 0, margin must lie in [0, 0.5]"
+            )
         if not SIDE <= self.size <= 4096:
             raise ConfigError(f"design: size must lie between {SIDE} and 4096 pixels, got {self.size}")
 
@@ -136,11 +151,11 @@ def design(config: Design, data: Path, out: Path, say: Callable[[str], None] = p
     except OSError as error:
         raise InputError(f"{out}: cannot be a folder ({error.strerror}); choose another --out") from error
     with progress("faces") as report:
-        faces = observe(load_faces(data, "train", config.size), config, report)
+        faces = observe(load_faces(data, "train", config.size).eyes_within(config.eyes_within), config, report)
     readers = LinearReaders.fit(faces, camera.config.sensor, config.size, config.components, config.ridge)
     with progress("best light") as report:
         target = best_light(readers, camera.config.psf_pixels(SIDE), config, report)
-    camera.coefficients.data = transport_coefficients(camera, target[0], SIDE, config.points)
+    camera.coefficients.data = transport_coefficients(camera, target[0], SIDE, config.points, config.margin)
     camera.keep_samplable()
     transported = _figures(read(readers, camera))
     with progress("mask") as report:
@@ -186,14 +201,15 @@ def observe(faces: FaceDataset, config: Design, report: Report) -> Observations:
     Raises:
         InputError: Too few for so many components.
     """
-    count = min(config.faces, len(faces))
+    places = faces.drawable
+    count = min(config.faces, len(places))
     needed = FACES_A_COMPONENT * config.components
     if count < needed:  # said before they are embedded, not after
         raise InputError(
             f"{count} faces are too few for {config.components} components; prepare {needed} at least, or set "
             f"components to {max(1, count // FACES_A_COMPONENT)}"
         )
-    chosen = torch.randperm(len(faces), generator=seeded(config.seed, 0, _FACES))[:count].sort().values
+    chosen = places[torch.randperm(len(places), generator=seeded(config.seed, 0, _FACES))[:count].sort().values]
     recogniser = to_channels_last(DlibResNet(), "cpu")
     light, embeddings = [], []
     for done, part in enumerate(chosen.split(BATCH)):
@@ -230,6 +246,7 @@ def improve(camera: PhaseMaskCamera, readers: LinearReaders, config: Design, rep
     scale = 2 / torch.tensor(degrees, dtype=torch.float32)
     scaled = torch.nn.Parameter(camera.coefficients.detach() / scale)
     optimizer = torch.optim.Adam([scaled], betas=(0.9, 0.99), eps=1e-14)
+    margin = _margin_steps(camera, config.margin)
     for step in range(config.steps):
         for group in optimizer.param_groups:
             group["lr"] = config.mask_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
@@ -237,7 +254,8 @@ def improve(camera: PhaseMaskCamera, readers: LinearReaders, config: Design, rep
         mask = scaled * scale
         enclosed = camera.enclosed_psf(SIDE, mask)
         loss = _loss(readers(normalise_energy(enclosed)), config)
-        loss = loss + config.slope * slope_loss(camera.pupil_phase(mask), camera.aperture)
+        steep = slope_loss(camera.pupil_phase(mask), camera.aperture) + BEYOND_WEIGHT * _steep_beyond(margin, mask)
+        loss = loss + config.slope * steep
         loss = loss + config.outside * _outside(enclosed)
         loss = loss + config.fine * _fine(camera, config.size, mask)
         require_finite({"loss": loss.item()}, step)
@@ -246,6 +264,20 @@ def improve(camera: PhaseMaskCamera, readers: LinearReaders, config: Design, rep
         report(step + 1, config.steps)
     camera.coefficients.data = (scaled * scale).detach()
     camera.keep_samplable()
+
+
+def _margin_steps(camera: PhaseMaskCamera, margin: float) -> Tensor:
+    """Takes a mask to its phase steps beyond the pupil's rim, radians a pupil sample in the colour that sees most of
+    them, along x and y. Shape ``(2 P, M)``."""
+    config = camera.config
+    beyond = torch.from_numpy(disk_points(BEYOND_POINTS, margin)[BEYOND_POINTS:])
+    radians = 2 * math.pi * (camera.delta_n / camera.wavelengths).max() * 2 / config.pupil_samples
+    return radians * mode_gradients(config.num_modes, beyond).float()
+
+
+def _steep_beyond(margin_steps: Tensor, mask: Tensor) -> Tensor:
+    """What :func:`phaseveil.losses.optics.slope_loss` is inside the pupil, from :data:`BEYOND_STEP` on."""
+    return ((margin_steps @ mask).abs() - BEYOND_STEP).clamp_min(0).square().sum() / max(1, len(margin_steps) // 2)
 
 
 @torch.no_grad()

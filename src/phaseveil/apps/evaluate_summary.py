@@ -13,7 +13,7 @@ from phaseveil.apps.evaluate_inputs import MODES, Options, Subject, other_domain
 from phaseveil.apps.evaluate_measure import DETECTORS, unflatten
 from phaseveil.apps.evaluate_shards import Row
 from phaseveil.data.datasets import DOMAINS
-from phaseveil.data.heatmaps import GROUPS, draw_heatmaps, normalised_mean_error
+from phaseveil.data.heatmaps import GROUPS, draw_heatmaps, misplaced_eyes, normalised_mean_error
 from phaseveil.metrics.detection import FRAME, detection_score
 from phaseveil.metrics.expression import PERTURBED, ExpressionAgreement, agreement
 from phaseveil.metrics.fid import Features, corrected_frechet_distance, frechet_distance, kernel_distance
@@ -90,7 +90,7 @@ def geometry(points: NDArray, landmarks: Floats) -> Figures:
     truth = normalised(landmarks)
     errors = normalised_mean_error(torch.from_numpy(points).float(), truth).double().numpy()
     mean_face = normalised_mean_error(truth.mean(dim=0).expand_as(truth), truth)
-    trusted = _misplaced_eyes(truth) <= DOUBTFUL
+    trusted = misplaced_eyes(truth).mean(dim=1).double().numpy() <= DOUBTFUL
     return {
         "error_over_eye_centres": float(errors.mean()),
         "standard_error": standard_error(errors),
@@ -100,15 +100,6 @@ def geometry(points: NDArray, landmarks: Floats) -> Figures:
         "mean_face_error": float(mean_face.mean()),
         "faces": len(errors),
     }
-
-
-def _misplaced_eyes(landmarks: Tensor) -> Floats:
-    """Distance of each face's eyes from the set's medians, in median eye distances. ``(N, 68, 2)`` → ``(N,)``."""
-    eyes = torch.stack([landmarks[:, 36:42].mean(dim=1), landmarks[:, 42:48].mean(dim=1)], dim=1)
-    usual = eyes.quantile(0.5, dim=0)
-    away = (eyes - usual).norm(dim=-1).mean(dim=-1) / (usual[1] - usual[0]).norm()
-    found: Floats = away.double().numpy()
-    return found
 
 
 def distances(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from phaseveil.checkpoint import replace_atomically
-from phaseveil.data.heatmaps import NUM_LANDMARKS
+from phaseveil.data.heatmaps import NUM_LANDMARKS, misplaced_eyes
 from phaseveil.data.image_io import MAX_SIDE, read_image
 from phaseveil.errors import InputError
 
@@ -42,12 +42,14 @@ class FaceDataset:
         landmarks: Normalised to [0, 1]. Shape ``(N, 68, 2)``.
         domains: Index into :data:`DOMAINS`. Shape ``(N,)``.
         names: File names, relative to the prepared folder.
+        left_out: Which faces no draw gives. Shape ``(N,)``, bool; none where ``None``.
     """
 
     images: np.ndarray
     landmarks: Tensor
     domains: Tensor
     names: list[str]
+    left_out: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -58,6 +60,29 @@ class FaceDataset:
         pixels = torch.from_numpy(self.images[index.numpy()])
         return FaceBatch(pixels.permute(0, 3, 1, 2).float() / 255, self.landmarks[index], self.domains[index])
 
+    def eyes_within(self, limit: float) -> "FaceDataset":
+        """The same faces, of which draws give those alone whose eyes lie near where most faces have them.
+
+        Args:
+            limit: Farthest of either eye, median eye distances; 0 leaves none out.
+
+        Raises:
+            InputError: None of a domain is left.
+        """
+        if limit <= 0:
+            return self
+        left_out = misplaced_eyes(self.landmarks).amax(dim=1) > limit
+        if len(self.domains[~left_out].unique()) < len(DOMAINS):
+            raise InputError(
+                f"no face of a domain has both eyes within {limit:g} eye distances of most; set eyes_within=0"
+            )
+        return replace(self, left_out=left_out)
+
+    @property
+    def drawable(self) -> Tensor:
+        """Places of the faces that draws may give. Shape ``(M,)``, int64."""
+        return torch.arange(len(self)) if self.left_out is None else torch.nonzero(~self.left_out)[:, 0]
+
     def draw(self, size: int, generator: torch.Generator) -> FaceBatch:
         """``size`` faces at random, with replacement; the two domains equally often."""
         wanted = torch.randint(len(DOMAINS), (size,), generator=generator)
@@ -65,7 +90,8 @@ class FaceDataset:
 
     def draw_of(self, domains: Tensor, generator: torch.Generator) -> FaceBatch:
         """One face at random of each wanted domain. Shape ``(B,)`` of domain indices."""
-        pools = [torch.nonzero(self.domains == d)[:, 0] for d in range(len(DOMAINS))]
+        places = self.drawable
+        pools = [places[self.domains[places] == d] for d in range(len(DOMAINS))]
         share = torch.rand(len(domains), generator=generator)
         index = [pools[d][int(s * len(pools[d]))] for d, s in zip(domains.tolist(), share.tolist(), strict=True)]
         return self.batch(torch.stack(index))

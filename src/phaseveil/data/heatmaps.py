@@ -59,3 +59,13 @@ def normalised_mean_error(predicted: Tensor, target: Tensor) -> Tensor:
     about 0.7 of that of the outer corners and so the stricter of the two usual norms. ``(B, 68, 2)`` twice → ``(B,)``.
     """
     return (predicted - target).norm(dim=-1).mean(dim=-1) / interocular_distance(target)
+
+
+def misplaced_eyes(landmarks: Tensor) -> Tensor:
+    """How far a set's eyes lie from where most faces have them, median eye distances; ``(N, 68, 2)`` → ``(N, 2)``.
+
+    In aligned crops, landmarks with eyes far away are more likely the detector's mistake than the face's shape.
+    """
+    eyes = torch.stack([landmarks[:, side].mean(dim=1) for side in (LEFT_EYE, RIGHT_EYE)], dim=1)
+    usual = eyes.quantile(0.5, dim=0)
+    return (eyes - usual).norm(dim=-1) / (usual[1] - usual[0]).norm()

@@ -15,10 +15,15 @@ from phaseveil.optics.zernike import FIRST_MODE, zernike
 
 STEP = 1e-4  # of the modes' derivatives, pupil radii
 
+BEYOND_WEIGHT = 0.03
+"""Of slopes beyond the rim in the fit: enough to keep the modes from running away there; more makes a sharper PSF."""
+
 Points = NDArray[np.float64]
 
 
-def transport_coefficients(camera: PhaseMaskCamera, target: Tensor, size: int, points: int = 2000) -> Tensor:
+def transport_coefficients(
+    camera: PhaseMaskCamera, target: Tensor, size: int, points: int = 2000, margin: float = 0.0
+) -> Tensor:
     r"""Coefficients of a mask whose PSF is about ``target``, where that is many diffraction widths across.
 
     Light goes where the slope sends it, from pupil point x to :math:`u = z\,\Delta n\,\nabla h(x)`. Of all maps of the
@@ -32,6 +37,7 @@ def transport_coefficients(camera: PhaseMaskCamera, target: Tensor, size: int, p
         target: Wanted light, at least 0, centred. Shape ``(K, K)``, K odd, rows are y.
         size: Pixels of the frame that the target was sampled for.
         points: Of equal light; at least as many as the mask has modes.
+        margin: Beyond the pupil's rim, pupil radii, in which the modes roughly keep the slopes of the rim.
 
     Returns:
         RMS height of each mode, metres. Shape ``(num_modes - 3,)``, float32. Steeper than the pupil's samples can hold
@@ -51,14 +57,28 @@ def transport_coefficients(camera: PhaseMaskCamera, target: Tensor, size: int, p
     _, order = linear_sum_assignment(-pupil @ places.T)  # least squared distance is largest inner product
     metres = places[order] * config.pixel_pitch(size)
     slopes = metres / (config.image_distance * camera.delta_n[1].item())
-    gradients = _mode_gradients(config.num_modes, torch.from_numpy(pupil)) / config.aperture_radius
-    fitted = torch.linalg.lstsq(gradients, torch.from_numpy(slopes.T.reshape(-1, 1))).solution
+    beyond = disk_points(points, margin)[points:]
+    nearest = np.argmin(np.square(beyond[:, None] - pupil[None]).sum(axis=2), axis=1)
+    where, slopes = np.concatenate([pupil, beyond]), np.concatenate([slopes, slopes[nearest]])
+    weight = torch.ones(len(where), dtype=torch.float64)
+    weight[points:] = BEYOND_WEIGHT
+    weight = weight.repeat(2)[:, None]  # slopes along x, then along y
+    gradients = mode_gradients(config.num_modes, torch.from_numpy(where)) / config.aperture_radius
+    fitted = torch.linalg.lstsq(weight * gradients, weight * torch.from_numpy(slopes.T.reshape(-1, 1))).solution
     return fitted[:, 0].float()
 
 
-def disk_points(count: int) -> Points:
-    """Points that share the unit disk evenly, on Vogel's spiral [1979, Math. Biosci. 44, 179]. Shape ``(count, 2)``."""
-    number = np.arange(count)
+def disk_points(count: int, margin: float = 0.0) -> Points:
+    """Points that share the unit disk evenly, middle first, on Vogel's spiral [1979, Math. Biosci. 44, 179].
+
+    Args:
+        count: In the disk.
+        margin: How far the spiral goes on beyond its rim.
+
+    Returns:
+        Shape ``(count (1 + margin)², 2)``, rounded down.
+    """
+    number = np.arange(int(count * (1 + margin) ** 2))
     radius, angle = np.sqrt((number + 0.5) / count), number * np.pi * (3 - np.sqrt(5))
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
@@ -94,7 +114,7 @@ def _cumulative(light: Points) -> Points:
     return np.concatenate([[0.0], np.cumsum(light)]) / light.sum()
 
 
-def _mode_gradients(num_modes: int, points: Tensor) -> Tensor:
+def mode_gradients(num_modes: int, points: Tensor) -> Tensor:
     """Derivatives of the mask's modes by x, then by y, per pupil radius. Shape ``(2 P, num_modes - 3)``, float64."""
     x, y = points.unbind(1)
     modes = range(FIRST_MODE, num_modes + 1)

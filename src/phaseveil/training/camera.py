@@ -26,7 +26,7 @@ from phaseveil.losses import optics as optics_losses
 from phaseveil.losses.optics import ConstraintMultiplier
 from phaseveil.models.blocks import to_channels_last
 from phaseveil.models.heatmap import HeatmapConfig, HeatmapNet, load_heatmap_net, save_heatmap_net
-from phaseveil.optics.camera import Camera, PhaseMaskCamera, build_camera, load_camera, save_camera
+from phaseveil.optics.camera import Camera, ConvolutionCamera, PhaseMaskCamera, build_camera, load_camera, save_camera
 from phaseveil.optics.dynamic import DynamicCamera, dynamic_from
 from phaseveil.optics.psf import normalise_energy
 from phaseveil.run_state import load_state, require_finite, save_state, seeded
@@ -79,6 +79,8 @@ class CameraTraining:
 
     Attributes:
         data: Folder that ``phaseveil prepare`` wrote.
+        eyes_within: Train on faces whose eyes lie so near to where most have them, eye distances: landmarks farther off
+            are more likely the detector's mistake. 0 takes all.
         out: Run folder: ``state.safetensors``, ``camera.safetensors``, ``heatmap.safetensors``, pictures, logs.
         camera: Camera to start from, a name or file.
         heatmap: Heatmap network to start from, a file, also of another size; fresh where empty.
@@ -100,6 +102,7 @@ class CameraTraining:
     """
 
     data: str = "data/prepared"
+    eyes_within: float = 0.0
     out: str = "runs/camera"
     camera: str = "portrait"
     heatmap: str = ""
@@ -155,6 +158,7 @@ def train_camera(
     device = processes.device
     with processes.main_first():
         faces, held_out = (load_faces(config.data, split, config.network.size) for split in ("train", "val"))
+    faces = faces.eyes_within(config.eyes_within)
     run = _start(config, processes)
     step, figures = run.restore(out / "state.safetensors") if resume else 0, {}
     log = RunLog(out, config.log_every, config.wandb_project, say) if processes.is_main else SilentLog()
@@ -182,7 +186,10 @@ def train_camera(
 
 @dataclass
 class _Run:
-    """What a run changes, and the clear lens it is compared with."""
+    """What a run changes, and the clear lens it is compared with.
+
+    ``settled`` is the camera with its PSF computed, from when its mask no longer learns.
+    """
 
     camera: Camera
     network: HeatmapNet
@@ -192,6 +199,7 @@ class _Run:
     clear_psf: Tensor
     adversaries: dict[str, Adversary]
     processes: Processes
+    settled: Camera | None = None
 
     @property
     def _modules(self) -> dict[str, nn.Module]:
@@ -282,9 +290,7 @@ def _descent(
 
     The whole batch is photographed, since its noise belongs to the batch; what the networks see is the share.
     """
-    luck = seeded(config.seed, step, 4)
-    conditions = draw_conditions(run.camera.config, config.conditions, luck)
-    camera = run.camera.under(conditions, draw_departure(run.camera.config, config.conditions, luck))
+    camera = _in_circumstances(step, run, config, mask_learns)
     with torch.set_grad_enabled(mask_learns):
         acquisition = camera(whole.image, seeded(config.seed, step, 1, whole.image.device))[share]
     batch = FaceBatch(*(field[share] for field in whole))
@@ -303,6 +309,19 @@ def _descent(
     terms = [weights[name] * loss for name, loss in losses.items()] + list(adversarial.values())
     (torch.stack(terms).sum() * weight).backward()
     return {name: loss.item() for name, loss in (losses | adversarial).items()}
+
+
+def _in_circumstances(step: int, run: _Run, config: CameraTraining, mask_learns: bool) -> Camera:
+    """The camera as this batch finds it; its PSF computed once where the mask has settled and nothing moves it."""
+    luck = seeded(config.seed, step, 4)
+    conditions = draw_conditions(run.camera.config, config.conditions, luck)
+    departure = draw_departure(run.camera.config, config.conditions, luck)
+    has_one_psf = isinstance(run.camera, ConvolutionCamera) and not isinstance(run.camera, DynamicCamera)
+    if mask_learns or config.conditions.move_optics or not has_one_psf:
+        return run.camera.under(conditions, departure)
+    if run.settled is None:
+        run.settled = run.camera.frozen(config.network.size)
+    return run.settled.under(conditions)
 
 
 def _descend(step: int, run: _Run, config: CameraTraining, mask_learns: bool) -> bool:

@@ -45,6 +45,11 @@ class ConditionsConfig:
                 "conditions: scale must lie in [0, 0.5), figure and decentre in metres (such as 50e-9), 0 or more"
             )
 
+    @property
+    def move_optics(self) -> bool:
+        """Whether the PSF differs from batch to batch; noise and bit depths are the sensor's alone."""
+        return self.distance != [1.0, 1.0] or any((self.focus, self.scale, self.figure, self.decentre))
+
 
 def draw_conditions(camera: CameraConfig, ranges: ConditionsConfig, generator: torch.Generator) -> CameraConfig:
     """The camera's configuration in circumstances drawn at random.
