@@ -1,12 +1,14 @@
 """Circumstances drawn for a batch."""
 
+import math
+
 import pytest
 import torch
 
 from phaseveil.config import from_mapping
 from phaseveil.errors import ConfigError
 from phaseveil.optics.camera import CameraConfig, build_camera
-from phaseveil.training.conditions import ConditionsConfig, draw_conditions
+from phaseveil.training.conditions import ConditionsConfig, draw_conditions, draw_departure
 
 
 def test_by_default_the_camera_stays_as_it_is_designed() -> None:
@@ -41,6 +43,16 @@ def test_a_nearer_face_is_out_of_focus_and_larger_on_the_sensor() -> None:
     assert lens.under(near).psf(512).max() < 0.5 * lens.psf(512).max()
     assert lens.config is camera
     assert lens.under(near).coefficients is lens.coefficients
+
+
+def test_no_mask_lies_farther_off_than_a_workshop_lets_pass() -> None:
+    camera, ranges = CameraConfig(aperture_radius=0.5e-3), ConditionsConfig(decentre=1e-5)
+    luck = torch.Generator().manual_seed(0)
+    shifts = torch.tensor([draw_departure(camera, ranges, luck).shift for _ in range(2000)])  # type: ignore[union-attr]
+    away = 0.5e-3 * shifts.norm(dim=1)
+    assert away.max().item() == pytest.approx(3e-5)
+    assert 0.5e-3 * shifts.std(dim=0).numpy() == pytest.approx([1e-5, 1e-5], rel=0.05)
+    assert (away > 2.9999e-5).double().mean().item() == pytest.approx(math.exp(-4.5), abs=0.006)
 
 
 @pytest.mark.parametrize("values", [{"noise": [2.0, 1.0]}, {"distance": [0.0, 1.0]}, {"bits": [0]}, {"focus": -1.0}])

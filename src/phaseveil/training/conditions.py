@@ -10,6 +10,9 @@ from phaseveil.optics.camera import CameraConfig
 from phaseveil.optics.departure import MaskDeparture
 from phaseveil.optics.tolerance import Tolerances, draw_deviation
 
+REJECTED = 3.0
+"""Standard deviations of decentring beyond which a part is not built in."""
+
 
 @dataclass
 class ConditionsConfig:
@@ -23,7 +26,8 @@ class ConditionsConfig:
         focus: Largest shift of the sensor along the axis, metres either way.
         scale: Standard deviation of the relief's relative error of height.
         figure: RMS of a random low-order error of the surface, Noll 4 to 15, metres.
-        decentre: Standard deviation of the mask's place against the pupil, along x and along y, metres.
+        decentre: Standard deviation of the mask's place against the pupil, along x and along y, metres. Three of them
+            off at most: what lies farther, a workshop rejects, and a mask's polynomials run away there.
     """
 
     noise: list[float] = field(default_factory=lambda: [1.0, 1.0])
@@ -88,7 +92,9 @@ def draw_departure(camera: CameraConfig, ranges: ConditionsConfig, generator: to
     if not ranges.scale and not ranges.figure and not ranges.decentre:
         return None
     drawn = draw_deviation(Tolerances(scale=ranges.scale, figure=ranges.figure, decentre=ranges.decentre), generator)
-    across, along = drawn.decentre
+    far = math.hypot(*drawn.decentre)
+    held = min(1.0, REJECTED * ranges.decentre / far) if far else 1.0
+    across, along = (held * place for place in drawn.decentre)
     return MaskDeparture(drawn.scale, drawn.figure, (across / camera.aperture_radius, along / camera.aperture_radius))
 
 
