@@ -91,7 +91,7 @@ def test_light_to_one_side_lands_on_that_side(optics: PhaseMaskCamera) -> None:
     assert torch.corrcoef(pair)[0, 1] > 0.95  # turned by 180° it is 0.82
 
 
-def test_beyond_the_rim_the_slopes_go_on_as_they_are_at_it() -> None:
+def test_with_a_margin_the_slopes_run_away_less_beyond_the_rim() -> None:
     """A mask beside its place shows the pupil what lies beyond; polynomials of high degree run away there."""
     optics = PhaseMaskCamera(CameraConfig(num_modes=136, pupil_samples=256, psf_support=0.3))
     rim, beyond = (torch.from_numpy(points) for points in (disk_points(3000)[-600:], disk_points(3000, 0.06)[3000:]))

@@ -204,7 +204,9 @@ def test_a_folder_that_is_not_prepared_is_refused(config: CameraTraining, tmp_pa
         train_camera(elsewhere(config, tmp_path / "x", data=str(tmp_path)), say=quiet)
 
 
-@pytest.mark.parametrize("values", [{"steps": 0}, {"mask_share": 1.5}, {"ceiling": 0.0}, {"save_every": 0}])
+@pytest.mark.parametrize(
+    "values", [{"steps": 0}, {"mask_share": 1.5}, {"ceiling": 0.0}, {"save_every": 0}, {"eyes_within": -0.1}]
+)
 def test_impossible_configurations_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"^stage I: "):
         CameraTraining(**values)  # type: ignore[arg-type]

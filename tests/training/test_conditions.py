@@ -1,6 +1,7 @@
 """Circumstances drawn for a batch."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -43,6 +44,32 @@ def test_a_nearer_face_is_out_of_focus_and_larger_on_the_sensor() -> None:
     assert lens.under(near).psf(512).max() < 0.5 * lens.psf(512).max()
     assert lens.config is camera
     assert lens.under(near).coefficients is lens.coefficients
+
+
+@pytest.mark.parametrize(
+    ("ranges", "moved"),
+    [
+        ({}, False),
+        ({"noise": [0.5, 2.0], "bits": [8, 12]}, False),
+        ({"distance": [0.9, 1.0]}, True),
+        ({"focus": 1e-5}, True),
+        ({"scale": 0.01}, True),
+        ({"figure": 3e-8}, True),
+        ({"decentre": 1e-5}, True),
+    ],
+)
+def test_it_is_known_what_moves_the_optics(ranges: dict[str, Any], moved: bool) -> None:
+    """And it is true: PSFs of two draws differ, or are the same to the last bit."""
+    camera = CameraConfig(aperture_radius=0.1e-3, pupil_samples=64, num_modes=15)
+    conditions, lens = from_mapping(ConditionsConfig, ranges), build_camera(camera)
+    lens.coefficients.data.fill_(1e-7)
+    psfs = []
+    for seed in (0, 1):
+        luck = torch.Generator().manual_seed(seed)
+        drawn = draw_conditions(camera, conditions, luck)
+        psfs.append(lens.under(drawn, draw_departure(camera, conditions, luck)).psf(32))
+    assert conditions.move_optics is moved
+    assert torch.equal(*psfs) is not moved
 
 
 def test_no_mask_lies_farther_off_than_a_workshop_lets_pass() -> None:

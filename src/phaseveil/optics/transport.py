@@ -48,6 +48,7 @@ def transport_coefficients(
     """
     try:
         from scipy.optimize import linear_sum_assignment
+        from scipy.spatial import KDTree
     except ImportError as error:
         raise ConfigError("optimal transport needs SciPy; install phaseveil[train]") from error
     config = camera.config
@@ -58,7 +59,7 @@ def transport_coefficients(
     metres = places[order] * config.pixel_pitch(size)
     slopes = metres / (config.image_distance * camera.delta_n[1].item())
     beyond = disk_points(points, margin)[points:]
-    nearest = np.argmin(np.square(beyond[:, None] - pupil[None]).sum(axis=2), axis=1)
+    _, nearest = KDTree(pupil).query(beyond)
     where, slopes = np.concatenate([pupil, beyond]), np.concatenate([slopes, slopes[nearest]])
     weight = torch.ones(len(where), dtype=torch.float64)
     weight[points:] = BEYOND_WEIGHT

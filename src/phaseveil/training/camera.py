@@ -138,6 +138,8 @@ class CameraTraining:
             raise ConfigError("stage I: steps, batch_size, log_every and save_every must be at least 1")
         if not 0 <= self.mask_share <= 1 or not 0 < self.ceiling < 1:
             raise ConfigError("stage I: mask_share must lie in [0, 1], ceiling in (0, 1) inter-ocular distances")
+        if self.eyes_within < 0:
+            raise ConfigError("stage I: eyes_within must be at least 0 eye distances; 0 takes all faces")
 
 
 def train_camera(
