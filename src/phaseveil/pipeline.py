@@ -25,6 +25,7 @@ from phaseveil.models.shape import ShapeEraser, load_shape_eraser
 from phaseveil.models.style import unit_rms
 from phaseveil.optics.camera import Camera, load_camera
 from phaseveil.precision import native_dtype
+from phaseveil.seeds import draw_domain, draw_latent
 
 NOISE_STREAM = 0x6E6F6973
 MEAN_STREAM, MEAN_LATENTS = 0x6D65616E, 1024
@@ -243,7 +244,7 @@ class PhaseVeil:
         networks' lie 53 to 90 degrees from their mean; a straight line, scaled back, would hardly move there.
 
         Args:
-            seeds: One a face.
+            seeds: One a face; an odd one is the opposite of the even one before it.
             domain: ``female`` or ``male`` for all; drawn from each seed where ``None``.
             strength: 0 gives every seed its domain's mean style, 1 its own; above 1 exaggerates. Less is more alike,
                 see ``docs/experiments.md``.
@@ -255,14 +256,13 @@ class PhaseVeil:
             ConfigError: The domain is unknown, or the strength negative or not finite.
         """
         require_strength(strength)
-        latents, domains = [], []
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            latents.append(torch.randn(self.networks.config.latent_dim, generator=generator))
-            drawn = int(torch.randint(len(DOMAINS), (), generator=generator))
-            domains.append(drawn if domain is None else domain_index(domain))
-        chosen = torch.tensor(domains, device=self.device)
-        styles = self.networks.mapping(torch.stack(latents).to(self.device), chosen)
+        size = self.networks.config.latent_dim
+        chosen = torch.tensor(
+            [draw_domain(seed, size, len(DOMAINS)) if domain is None else domain_index(domain) for seed in seeds],
+            device=self.device,
+        )
+        latents = torch.stack([draw_latent(seed, size) for seed in seeds])
+        styles = self.networks.mapping(latents.to(self.device), chosen)
         if strength == 1:
             return styles
         return unit_rms(_along_the_sphere(self._average_styles[chosen], styles.float(), strength))

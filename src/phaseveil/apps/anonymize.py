@@ -20,13 +20,13 @@ from phaseveil.errors import ConfigError, InputError, printable
 from phaseveil.figures import colour_heatmap, contact_sheet
 from phaseveil.pipeline import Generated, PhaseVeil
 from phaseveil.progress import Report
+from phaseveil.seeds import face_seed, require_seed
 
 EXTRAS = ("acquisition", "heatmap", "sheet")
 HEADINGS = ("source", "acquisition", "heatmap", "new face")
 ROWS_A_SHEET = 12
 WORKERS = 2
 HELD_PIXELS = 64_000_000  # photographs kept in memory while a batch fills up
-SEEDS = 2**32  # PyTorch's CPU generator reads 32 bits
 
 Styles = Callable[[Sequence[int]], Tensor]
 
@@ -51,8 +51,8 @@ class Options:
             raise ConfigError(f"--save {','.join(unknown)}: unknown; choose from {','.join(EXTRAS)}")
         if self.batch_size < 1:
             raise ConfigError(f"the batch size must be at least 1, got {self.batch_size}")
-        if self.seed is not None and not 0 <= self.seed < SEEDS:
-            raise ConfigError(f"the seed must lie between 0 and {SEEDS - 1}, got {self.seed}")
+        if self.seed is not None:
+            require_seed(self.seed)
 
     def seed_of(self, job: Job) -> int:
         """Seed of an input's first face."""
@@ -189,9 +189,8 @@ class Batch:
         return Generated(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
     def _seeds(self, task: Task) -> list[int]:
-        """A seed for each face of an input: its own seed and the following numbers."""
         first = self._options.seed_of(task.job)
-        return [(first + index) % SEEDS for index in range(len(task.faces))]
+        return [face_seed(first, index) for index in range(len(task.faces))]
 
     def _write(self, drawn: Drawn) -> Written:
         job, task = drawn.loaded.job, drawn.loaded.task

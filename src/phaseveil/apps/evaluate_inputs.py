@@ -12,10 +12,10 @@ from phaseveil.data.image_io import ImageArray, list_images, resize
 from phaseveil.errors import ConfigError, InputError
 from phaseveil.metrics.detection import FRAME
 from phaseveil.pipeline import STRENGTH, require_strength, square
+from phaseveil.seeds import SEEDS, require_seed
 
 MODES = ("reference", "latent")
 LEAST_OUTPUTS = 3  # what the kernel distance of a single source needs
-MAX_SEED = 2**32 - 1  # PyTorch's CPU generator reads 32 bits
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ class Options:
         if not 1 <= self.latent_detections <= self.outputs:
             raise ConfigError(f"latent detections must lie between 1 and {self.outputs}, got {self.latent_detections}")
         require_strength(self.strength)
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ConfigError(f"the seed must lie between 0 and {MAX_SEED}, got {self.seed}")
+        require_seed(self.seed)
         if self.shard_size < 1:
             raise ConfigError(f"a shard needs at least 1 source, got {self.shard_size}")
 
@@ -89,8 +88,8 @@ class Subject:
     references: tuple[Path, ...]
 
     def latent_seeds(self, count: int) -> list[int]:
-        """Seeds of its latent styles."""
-        return [(self.seed + number) % (MAX_SEED + 1) for number in range(count)]
+        """Seeds of its latent styles: every other number, since neighbours may have opposite latents."""
+        return [(self.seed + 2 * number) % SEEDS for number in range(count)]
 
 
 def list_domains(folder: Path, least: int = 1) -> dict[str, list[Path]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phaseveil.apps import anonymize
-from phaseveil.apps.anonymize import SEEDS, Styles
+from phaseveil.apps.anonymize import Styles
 from phaseveil.apps.footage import AcquiredFootage, CutOut, Footage, Region, Scenes, reach
 from phaseveil.apps.redaction import Redaction, Verdict, blur_frame, blur_places
 from phaseveil.apps.stages import beside
@@ -23,6 +23,7 @@ from phaseveil.data.landmarks import VideoDetector
 from phaseveil.errors import ConfigError, InputError
 from phaseveil.pipeline import PhaseVeil
 from phaseveil.progress import Report
+from phaseveil.seeds import face_seed
 
 SEGMENT = 10.0  # seconds
 HELD_PIXELS = 64_000_000  # frames kept in memory while a batch fills up
@@ -36,7 +37,7 @@ class Options:
     """How videos are run.
 
     Attributes:
-        faces: Seed and batch size. Person k of a video gets the seed's k − 1 st successor.
+        faces: Seed and batch size. Person k of a video has its :func:`~phaseveil.seeds.face_seed` k − 1.
         redaction: Whose faces are replaced, and what happens where none is found.
         detect_every: Frames from one search for faces to the next; between, they are followed.
         min_face: Smallest face that is searched for, pixels; large frames are searched faster if it is larger.
@@ -208,7 +209,7 @@ class Film:
         return list(group)
 
     def _new_faces(self, cuts: Sequence[CutOut]) -> list[ImageArray | None]:
-        seeds = [(self._seed + cut.sighting.track - 1) % SEEDS for cut in cuts]
+        seeds = [face_seed(self._seed, cut.sighting.track - 1) for cut in cuts]
         for seed in seeds:
             if seed not in self._codes:
                 self._codes[seed] = self._styles([seed])

@@ -23,6 +23,7 @@ from phaseveil.apps.video_segments import Segments, output_suffix
 from phaseveil.errors import InputError
 from phaseveil.pipeline import PhaseVeil
 from phaseveil.progress import Report
+from phaseveil.seeds import face_seed
 
 __all__ = ["Options", "Redaction", "VideoBatch"]
 
@@ -115,7 +116,7 @@ class VideoBatch:
             "arithmetic": [options.faces.batch_size, str(pipeline.dtype), str(pipeline.device)],
             "engine": type(pipeline.engine).__name__,
             "seed": seed,
-            "style": _digest([self._styles([seed])]),
+            "style": _digest([self._styles([seed, face_seed(seed, 1)])]),
             "networks": self._networks_digest,
             "encoding": ENCODING,
         }

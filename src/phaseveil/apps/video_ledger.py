@@ -10,6 +10,7 @@ from phaseveil.apps.redaction import Verdict
 from phaseveil.apps.tracking import Sighting
 from phaseveil.apps.video_io import Frame, writing
 from phaseveil.checkpoint import replace_atomically
+from phaseveil.seeds import face_seed
 
 
 @dataclass
@@ -108,7 +109,7 @@ class Ledger:
             InputError: The place is not writable, or the disk is full.
         """
         people = [
-            {"track": number, "seed": (seed + number - 1) % 2**32, **asdict(person)}
+            {"track": number, "seed": face_seed(seed, number - 1), **asdict(person)}
             for number, person in sorted(self.people.items())
         ]
         values = {"input": source, "frames": self.read, "written": self.written, "missed": self.missed}

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from phaseveil.apps.anonymize import SEEDS
 from phaseveil.apps.batch import Job
 from phaseveil.apps.sources import Photographs, Task
 from phaseveil.attacks.deconvolution import METHODS
@@ -27,6 +26,7 @@ from phaseveil.metrics.image import psnr, ssim
 from phaseveil.optics.camera import Camera, PhaseMaskCamera, load_camera
 from phaseveil.optics.dynamic import DynamicCamera
 from phaseveil.pipeline import STRENGTH, PhaseVeil, noise_generator
+from phaseveil.seeds import face_seed, require_seed
 
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 24_000_000
@@ -43,7 +43,7 @@ class Controls:
     """What the page's controls are set to.
 
     Attributes:
-        seed: Of the largest face; the others have the numbers after it.
+        seed: Of the largest face; the others have its :func:`~phaseveil.seeds.face_seed` 1, 2 …
         strength: Of the style, see :meth:`phaseveil.pipeline.PhaseVeil.latent_styles`.
         domain: ``female`` or ``male``; drawn from the seed where ``None``.
         camera: :data:`OWN`, or any camera's name or file.
@@ -59,8 +59,7 @@ class Controls:
     erase_shape: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < SEEDS:
-            raise ConfigError(f"the seed must lie between 0 and {SEEDS - 1}, got {self.seed}")
+        require_seed(self.seed)
         if not 0 <= self.mask_height <= 1:
             raise ConfigError(f"the mask's height must lie between 0 and 1 of its own, got {self.mask_height:g}")
 
@@ -153,7 +152,7 @@ class Studio:
             ConfigError: A control is set to something impossible.
         """
         pipeline, faces = self._behind(controls.camera, controls.mask_height, controls.erase_shape), visit.task.faces
-        seeds = [(controls.seed + index) % SEEDS for index in range(len(faces))]
+        seeds = [face_seed(controls.seed, index) for index in range(len(faces))]
         styles = pipeline.latent_styles(seeds, controls.domain, controls.strength)
         generated = pipeline.generate(faces, styles, seeds)
         drawn = [to_array(face) for face in generated.face]
