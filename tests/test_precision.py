@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from phaseveil.precision import mixed_precision, native_dtype
+from phaseveil.precision import mixed_precision, native_dtype, wide_avx512
 from phaseveil.training import parallel
 
 PROCESSORS = [
@@ -23,6 +23,17 @@ def test_the_precision_suits_the_processor(
     for context in (mixed_precision("cpu"), mixed_precision(given.device), parallel.mixed_precision("cpu:0")):
         with context:
             assert layer(given).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("able", "wide"),
+    [({"avx2": True}, False), ({"avx512_f": True}, False), ({"avx512_f": True, "avx_vnni": True}, True)],
+)
+def test_avx_512_in_halves_is_not_wide(monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], wide: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert wide_avx512() == wide
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert wide_avx512() == (torch.backends.cpu.get_cpu_capability() == "AVX512")
 
 
 @pytest.mark.parametrize(("able", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])

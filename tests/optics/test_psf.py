@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage, special
 from torch import Tensor
 
-from phaseveil.optics import psf
+from phaseveil.optics import propagation, psf
 from phaseveil.optics.grid import centred_axis, circular_aperture
 from phaseveil.optics.propagation import fraunhofer
 from phaseveil.optics.zernike import zernike_basis
@@ -94,9 +94,16 @@ def test_energy_is_kept_on_a_support_that_holds_it(channel: int, dtype: torch.dt
     assert shares.sum().item() == pytest.approx(1, abs=1e-6)
 
 
+@pytest.fixture(params=[True, False], ids=["convolutions", "products"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both kinds of a transform's products in turn, whatever processor this is."""
+    monkeypatch.setattr(propagation, "wide_avx512", lambda: request.param)
+
+
 KINDS = [(psf.pixel_integrated_psf, plain_pixels), (psf.sampled_psf, plain_points)]
 
 
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("pixels", [8, 9])
 @pytest.mark.parametrize("samples", [20, 21])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.float64, 1e-12)])
@@ -120,6 +127,7 @@ def test_shares_are_those_of_the_plain_transform(
     assert (found >= 0).all()
 
 
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-5), (torch.float64, 1e-6)])
 @pytest.mark.parametrize(("quick", "slow"), KINDS)
 def test_gradients_are_those_of_the_plain_transform(

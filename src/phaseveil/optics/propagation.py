@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from phaseveil.errors import OpticsError
+from phaseveil.precision import wide_avx512
 
 
 def phase_delay(height_map: Tensor, wavelengths: Tensor, delta_n: Tensor) -> Tensor:
@@ -249,14 +250,15 @@ def _along_y(field: Tensor, kernel: Tensor) -> Tensor:
 def _convolves(field: Tensor, kernel: Tensor) -> bool:
     """Whether :class:`_Pointwise` can do a product."""
     on_cpu = field.device.type == "cpu" and field.dtype == torch.float32
-    return on_cpu and torch.backends.mkldnn.is_available() and not kernel.requires_grad
+    return on_cpu and wide_avx512() and torch.backends.mkldnn.is_available() and not kernel.requires_grad
 
 
 class _Pointwise(torch.autograd.Function):
     """1 × 1 convolution by oneDNN, ``(B, M, H, W)`` by ``(U, M)`` → ``(B, U, H, W)``, both ways.
 
-    On AMD's Zen 5 in half of the time of the product, which MKL computes without AVX-512 there (on Zen 4, which does
-    AVX-512 in halves, a quarter slower). ``conv2d`` would leave small arrays, and its gradients, to that product.
+    On AMD's Zen 5 in half of the time of the product, which MKL computes without AVX-512 there; slower than that on
+    processors that do AVX-512 in halves, or not at all. ``conv2d`` would leave small arrays, and its gradients, to the
+    product.
     """
 
     @staticmethod
