@@ -59,7 +59,8 @@ class _SrgbToLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor) -> Tensor:
         curved = image.clamp_min(_DARK_CODE)
-        light = (curved + 0.055).div_(1.055).log2_().mul_(2.4).exp2_().add_(image - curved, alpha=1 / 12.92)
+        straight = image - curved
+        light = curved.add_(0.055).div_(1.055).log2_().mul_(2.4).exp2_().add_(straight, alpha=1 / 12.92)
         ctx.save_for_backward(image, light)
         return light
 
@@ -77,7 +78,8 @@ class _LinearToSrgb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, light: Tensor) -> Tensor:
         curved = light.clamp_min(_DARK_LIGHT)
-        code = curved.log2().div_(2.4).exp2_().mul_(1.055).sub_(0.055).add_(light - curved, alpha=12.92)
+        straight = light - curved
+        code = curved.log2_().div_(2.4).exp2_().mul_(1.055).sub_(0.055).add_(straight, alpha=12.92)
         ctx.save_for_backward(light, code)
         return code
 
