@@ -29,7 +29,7 @@ LAYERS = (
     ("run_state",),
     ("checkpoint",),
     ("config",),
-    ("progress",),
+    ("progress", "seeds"),
     ("allocation", "errors", "precision"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -69,7 +69,7 @@ def test_a_file_gives_what_pytorch_gives(pair: Pair, known: Known, exported: Pat
     found = open_session(exported / name).run(part.outputs, feed(part, known, slice(batch)))
     for output, values in zip(part.outputs, found, strict=True):
         torch.testing.assert_close(torch.from_numpy(values), known[output][:batch], rtol=0, atol=2e-3)
-    assert (known["face"][0] - known["face"][1]).abs().max() > 0.02  # the samples differ by more than that
+    assert (known["face"][0] - known["face"][2]).abs().max() > 0.02  # the samples differ by more than that
 
 
 def test_a_file_says_what_it_is(pair: Pair, exported: Path) -> None:
