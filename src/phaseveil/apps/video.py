@@ -116,7 +116,7 @@ class VideoBatch:
             "arithmetic": [options.faces.batch_size, str(pipeline.dtype), str(pipeline.device)],
             "engine": type(pipeline.engine).__name__,
             "seed": seed,
-            "style": _digest([self._styles([seed, face_seed(seed, 1)])]),
+            "style": _digest([self._styles([seed, face_seed(seed, 1)])]),  # of persons 1 and 2
             "networks": self._networks_digest,
             "encoding": ENCODING,
         }
