@@ -49,7 +49,7 @@ from phaseveil.models.face import load_face_networks
 from phaseveil.models.heatmap import load_heatmap_net
 from phaseveil.optics.camera import CameraConfig, load_camera
 from phaseveil.training.camera import CameraTraining
-from phaseveil.training.face import FaceTraining
+from phaseveil.training.face_config import FaceTraining
 
 SECONDS = 30
 MEMORY = 8 << 30

@@ -10,7 +10,7 @@ from phaseveil.config import from_mapping, load_config, preset_path, to_mapping
 from phaseveil.errors import ConfigError
 from phaseveil.optics.camera import CameraConfig
 from phaseveil.training.camera import CameraTraining
-from phaseveil.training.face import FaceTraining
+from phaseveil.training.face_config import FaceTraining
 
 SCHEMAS = {
     "camera": CameraConfig,

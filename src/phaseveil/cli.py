@@ -420,8 +420,8 @@ def train_face(
     """Stage II: generator, mapping network and style encoder."""
     from phaseveil.config import load_config
     from phaseveil.pipeline import usable_device
-    from phaseveil.training.face import FaceTraining
     from phaseveil.training.face import train_face as job
+    from phaseveil.training.face_config import FaceTraining
     from phaseveil.training.parallel import is_main
 
     settings = load_config(FaceTraining, config, overrides or ())

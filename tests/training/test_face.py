@@ -20,10 +20,11 @@ from phaseveil.models.face import load_face_networks
 from phaseveil.models.generator import ModulatedConv
 from phaseveil.models.heatmap import HeatmapConfig, HeatmapNet, save_heatmap_net
 from phaseveil.training import face as stage
-from phaseveil.training.face import FaceTraining, train_face
+from phaseveil.training import face_run as beginning
+from phaseveil.training.face import train_face
 from phaseveil.training.face_batches import FaceStep, draw_step
+from phaseveil.training.face_config import FaceLossWeights, FaceTraining
 from phaseveil.training.face_losses import (
-    FaceLossWeights,
     cycle_loss,
     detector_loss,
     discriminator_loss,
@@ -91,7 +92,7 @@ class Example:
 
     def __init__(self, config: FaceTraining) -> None:
         config = elsewhere(config, Path(config.out), batch_size=16)
-        self.run = stage._start(config, Processes())
+        self.run = beginning.start_run(config, Processes())
         faces = load_faces(config.data, "train", 32)
         for number in range(20):
             self.batch: FaceStep = draw_step(faces, self.run.camera, self.run.heatmap_net, config, number, "cpu")
@@ -108,7 +109,7 @@ class Example:
             recogniser = TinyRecogniser()
             return identity_loss(batch, self.fake, lambda faces, points: recogniser(aligned_chips(faces, points)), 0.8)
         if name == "detector":
-            return detector_loss(batch, self.fake, stage._detector("cpu"))
+            return detector_loss(batch, self.fake, beginning._detector("cpu"))
         if name == "discriminator":
             return discriminator_loss(batch, self.drawn, run.discriminator)
         if name == "r1":
@@ -179,7 +180,7 @@ def test_the_detector_asks_for_the_source_s_geometry(config: FaceTraining) -> No
     landmarks = torch.full_like(batch.landmarks, 0.5)
     landmarks[:, 36:42, 0], landmarks[:, 42:48, 0] = 0.35, 0.65
     batch = dataclasses.replace(batch, landmarks=landmarks)
-    detector = stage._detector("cpu")
+    detector = beginning._detector("cpu")
     moved = [detector_loss(batch, batch.source.roll(pixels, -1), detector).item() for pixels in (0, 1, 3)]
     assert moved[0] == 0
     assert 0 < moved[1] < moved[2]
@@ -187,7 +188,7 @@ def test_the_detector_asks_for_the_source_s_geometry(config: FaceTraining) -> No
 
 def test_the_identity_margin_asks_for_more_distance(config: FaceTraining, monkeypatch: pytest.MonkeyPatch) -> None:
     """Faces that lie far below either margin lack just as much more as the margin is larger."""
-    monkeypatch.setattr(stage, "DlibResNet", TinyRecogniser)
+    monkeypatch.setattr(beginning, "DlibResNet", TinyRecogniser)
     paid = {}
     for margin in (0.8, 0.9):
         changed = elsewhere(config, Path(config.out), weights={"identity": 1.0}, identity_margin=margin)
@@ -199,7 +200,7 @@ def test_the_identity_margin_asks_for_more_distance(config: FaceTraining, monkey
 
 def test_the_recogniser_looks_through_its_camera(config: FaceTraining, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line of one pixel moves the embedding of a face, but less so through a blur."""
-    monkeypatch.setattr(stage, "DlibResNet", TinyRecogniser)
+    monkeypatch.setattr(beginning, "DlibResNet", TinyRecogniser)
     blur = Path(config.out).with_suffix(".yaml")
     blur.write_text("kind: gaussian\ngaussian_sigma: 0.1\npsf_support: 0.7\n", encoding="utf-8")
     faces = torch.full((1, 3, 32, 32), 0.5)
@@ -208,7 +209,7 @@ def test_the_recogniser_looks_through_its_camera(config: FaceTraining, monkeypat
     points = Example(config).batch.landmarks[:1]
     moved = {}
     for camera in ("", str(blur)):
-        recogniser = stage._recogniser(elsewhere(config, Path(config.out), identity_camera=camera), "cpu")
+        recogniser = beginning._recogniser(elsewhere(config, Path(config.out), identity_camera=camera), "cpu")
         moved[camera] = (recogniser(lined, points) - recogniser(faces, points)).norm().item()
     assert 0 < moved[str(blur)] < moved[""]
 
@@ -311,7 +312,7 @@ def test_a_run_trains_everything_and_exports_it(config: FaceTraining, judged_by:
     record = json.loads((out / "log.jsonl").read_text().splitlines()[0])
     assert {"adversarial", "cycle", "discriminator"} <= record.keys()
     assert ("r1" in record) == (judged_by == "pixels")
-    start, after = stage._start(config, Processes()), state(out)
+    start, after = beginning.start_run(config, Processes()), state(out)
     parts = {"discriminator": start.discriminator}
     parts |= {f"networks.{name}": start.networks.get_submodule(name) for name in READERS}
     for prefix, module in parts.items():
@@ -322,12 +323,12 @@ def test_a_run_trains_everything_and_exports_it(config: FaceTraining, judged_by:
 def test_it_goes_on_from_earlier_weights(config: FaceTraining, tmp_path: Path) -> None:
     train_face(config, max_minutes=0, say=quiet)
     weights = Path(config.out) / "face.safetensors"
-    run = stage._start(elsewhere(config, tmp_path / "x", start=str(weights)), Processes())
+    run = beginning.start_run(elsewhere(config, tmp_path / "x", start=str(weights)), Processes())
     stored = load_face_networks(weights)
     assert all(torch.equal(a, b) for a, b in zip(run.networks.parameters(), stored.parameters(), strict=True))
     other = elsewhere(config, tmp_path / "x", start=str(weights), networks={**TINY, "width": 16})
     with pytest.raises(CheckpointError, match="but the configuration says"):
-        stage._start(other, Processes())
+        beginning.start_run(other, Processes())
 
 
 @pytest.mark.parametrize(("judged_by", "name"), [("pixels", "Discriminator"), ("features", "FeatureDiscriminator")])
@@ -337,20 +338,20 @@ def test_it_goes_on_from_an_earlier_discriminator(
     config = elsewhere(config, Path(config.out), judged_by=judged_by)
     train_face(config, max_minutes=0, say=quiet)
     weights = Path(config.out) / "discriminator.safetensors"
-    run = stage._start(elsewhere(config, tmp_path / "x", discriminator=str(weights)), Processes())
+    run = beginning.start_run(elsewhere(config, tmp_path / "x", discriminator=str(weights)), Processes())
     trained = state(config.out)
     for key, value in run.discriminator.named_parameters():
         assert torch.equal(value, trained[f"module.discriminator.{key}"].half().float()), key
     other = elsewhere(config, tmp_path / "x", discriminator=str(weights), discriminator_width=8)
     with pytest.raises(CheckpointError, match=f"do not fit {name}"):
-        stage._start(other, Processes())
+        beginning.start_run(other, Processes())
 
 
 def test_the_discriminator_has_a_learning_rate_of_its_own(config: FaceTraining, tmp_path: Path) -> None:
     moved = []
     for rate in (1.0, 3.0):
         run = elsewhere(config, tmp_path / f"{rate}", discriminator_rate=rate)
-        before = dict(stage._start(run, Processes()).discriminator.named_parameters())
+        before = dict(beginning.start_run(run, Processes()).discriminator.named_parameters())
         train_face(run, max_minutes=0, say=quiet)
         after = state(run.out)
         steps = [(after[f"module.discriminator.{name}"] - value).abs().median() for name, value in before.items()]
@@ -359,7 +360,7 @@ def test_the_discriminator_has_a_learning_rate_of_its_own(config: FaceTraining, 
 
 
 def test_a_judge_reads_generated_faces_directly(config: FaceTraining, heatmap_file: Path) -> None:
-    run = stage._start(elsewhere(config, Path(config.out), judge=str(heatmap_file)), Processes())
+    run = beginning.start_run(elsewhere(config, Path(config.out), judge=str(heatmap_file)), Processes())
     assert isinstance(run.judge, HeatmapNet)
     assert run.judge is not run.heatmap_net
 
@@ -370,7 +371,7 @@ def test_a_judge_looks_through_the_camera_it_was_trained_behind(config: FaceTrai
     weave = face + 0.01 * (-1.0) ** torch.arange(32) * torch.hann_window(32)  # nothing at the border, where it mirrors
     seen = {}
     for camera in ("", "gaussian"):
-        judge = stage._start(
+        judge = beginning.start_run(
             elsewhere(config, Path(config.out), judge=str(heatmap_file), judge_camera=camera), Processes()
         ).judge
         with torch.inference_mode():
@@ -393,12 +394,12 @@ def test_the_state_of_other_networks_is_refused(config: FaceTraining) -> None:
 def test_a_heatmap_network_of_another_size_is_refused(config: FaceTraining, tmp_path: Path) -> None:
     larger = save_heatmap_net(tmp_path / "larger.safetensors", HeatmapNet(HeatmapConfig(size=64, width=4)))
     with pytest.raises(ConfigError, match="heatmap network is for 64-pixel faces, the face networks for 32"):
-        stage._start(elsewhere(config, tmp_path, heatmap=str(larger)), Processes())
+        beginning.start_run(elsewhere(config, tmp_path, heatmap=str(larger)), Processes())
 
 
 def test_perceptual_weights_are_asked_for(config: FaceTraining, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="set perceptual=FILE to LPIPS weights; 'phaseveil download perceptual'"):
-        stage._start(elsewhere(config, tmp_path, perceptual=""), Processes())
+        beginning.start_run(elsewhere(config, tmp_path, perceptual=""), Processes())
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from phaseveil.data.datasets import FaceDataset, load_faces
 from phaseveil.models.face import FaceConfig, FaceNetworks
 from phaseveil.models.heatmap import HeatmapNet, load_heatmap_net
 from phaseveil.optics.camera import Camera, load_camera
-from phaseveil.training.face import FaceTraining
 from phaseveil.training.face_batches import FaceStep, draw_step
+from phaseveil.training.face_config import FaceTraining
 
 
 @pytest.fixture(scope="module")

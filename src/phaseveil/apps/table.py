@@ -24,7 +24,8 @@ from phaseveil.optics.camera import Camera, load_camera, save_camera
 from phaseveil.pipeline import PhaseVeil
 from phaseveil.run_state import begun
 from phaseveil.training.camera import CameraTraining, train_camera
-from phaseveil.training.face import FaceTraining, train_face
+from phaseveil.training.face import train_face
+from phaseveil.training.face_config import FaceTraining
 
 ROWS = ("learned", "low-resolution", "gaussian", "defocus")
 STATE, CAMERA, HEATMAP, FACE = (f"{name}.safetensors" for name in ("state", "camera", "heatmap", "face"))

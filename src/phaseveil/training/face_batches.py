@@ -1,7 +1,6 @@
 """What one step of stage II sees: sources through the camera, references, and where each style comes from."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,10 +12,8 @@ from phaseveil.models.face import FaceNetworks
 from phaseveil.models.heatmap import HeatmapNet
 from phaseveil.optics.camera import Camera
 from phaseveil.run_state import seeded
+from phaseveil.training.face_config import FaceTraining
 from phaseveil.training.parallel import mixed_precision
-
-if TYPE_CHECKING:
-    from phaseveil.training.face import FaceTraining
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class FaceStep:
 
 
 def draw_step(
-    faces: FaceDataset, camera: Camera, heatmap_net: HeatmapNet, config: "FaceTraining", step: int, device: str
+    faces: FaceDataset, camera: Camera, heatmap_net: HeatmapNet, config: FaceTraining, step: int, device: str
 ) -> FaceStep:
     """The batch of a step: a function of seed and step alone."""
     generator = seeded(config.seed, step, 0)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,56 +14,13 @@ from phaseveil.losses.identity import repulsion_loss
 from phaseveil.losses.perceptual import normalise
 from phaseveil.models.discriminator import AnyDiscriminator, Discriminator, FeatureDiscriminator
 from phaseveil.training.face_batches import FaceStep
-
-if TYPE_CHECKING:
-    from phaseveil.training.face import Run
+from phaseveil.training.face_config import FaceLossWeights
+from phaseveil.training.face_run import Run
 
 # The squares that MTCNN's first two networks put around 96 held-out faces, in inter-ocular distances: centre from the
 # mean of the points without the jaw's, x and y, and side; means and, about, standard deviations.
 _SHIFT, _SHIFT_SPREAD = (0.0, -0.12), (0.2, 0.1)
 _SIDE, _SIDE_SPREAD = 2.9, 0.28
-
-
-@dataclass
-class FaceLossWeights:
-    """Weights of stage II's losses.
-
-    Attributes:
-        adversarial: Non-saturating (published: 1).
-        r1: Gradient penalty of the discriminator (published: 1).
-        reconstruction: L1 of the self-reconstruction, pixels from -1 to 1.
-        perceptual: LPIPS of the self-reconstruction.
-        reference: LPIPS between new face and reference.
-        style: Style reconstruction (published: 1).
-        diversity: Of two styles (published: 1, falling to 0).
-        uniformity: Spread of the encoder's codes; without it they collapse into one per domain.
-        cycle: Acquisition of the cycled face against the source's, pixels from -1 to 1 (published: 7).
-        heatmap: Heatmap of the new face against the acquisition's landmarks.
-        landmark: Landmarks of the new face against the acquisition's, inter-ocular distances.
-        expression: Shape of brows, eyes and mouth.
-        style_prior: Latent styles against the codes of real faces.
-        detector: What MTCNN finds in the new face against what it finds in the source; 0 needs no detector.
-        identity: Shortfall of the distance between new face and source in dlib's embedding; 0 needs no recogniser.
-        mirror: L1 between a new face and the mirrored scene's, mirrored back, pixels from -1 to 1; 0 draws no second
-            face.
-    """
-
-    adversarial: float = 1.0
-    r1: float = 1.0
-    reconstruction: float = 3.0
-    perceptual: float = 6.0
-    reference: float = 2.0
-    style: float = 0.5
-    diversity: float = 0.1
-    uniformity: float = 0.5
-    cycle: float = 7.0
-    heatmap: float = 5.0
-    landmark: float = 5.0
-    expression: float = 2.0
-    style_prior: float = 5.0
-    detector: float = 0.0
-    identity: float = 2.0
-    mirror: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +54,7 @@ def verdict(
     return discriminator(face, heatmap, domain)
 
 
-def generator_losses(batch: FaceStep, drawn: Drawn, run: "Run", weights: FaceLossWeights) -> dict[str, Tensor]:
+def generator_losses(batch: FaceStep, drawn: Drawn, run: Run, weights: FaceLossWeights) -> dict[str, Tensor]:
     """Losses of every step on generator, style encoder and mapping network, unweighted; see :class:`FaceLossWeights`.
 
     Diversity and mirror are left out where they have no weight: either needs a second face of every source.
@@ -116,7 +72,7 @@ def generator_losses(batch: FaceStep, drawn: Drawn, run: "Run", weights: FaceLos
     }
 
 
-def geometry_losses(batch: FaceStep, fake: Tensor, run: "Run") -> dict[str, Tensor]:
+def geometry_losses(batch: FaceStep, fake: Tensor, run: Run) -> dict[str, Tensor]:
     """The new face's geometry, read by the judge, against what was read from the acquisition."""
     seen, whole = run.judge(fake), run.processes.whole
     return {
@@ -126,7 +82,7 @@ def geometry_losses(batch: FaceStep, fake: Tensor, run: "Run") -> dict[str, Tens
     }
 
 
-def _likeness(batch: FaceStep, drawn: Drawn, run: "Run") -> dict[str, Tensor]:
+def _likeness(batch: FaceStep, drawn: Drawn, run: Run) -> dict[str, Tensor]:
     """LPIPS of the reconstruction, whose references are the sources, and to the reference where there is one."""
     half, quarter = len(batch.source) // 2, len(batch.latent)
     new, wanted = (
@@ -136,14 +92,14 @@ def _likeness(batch: FaceStep, drawn: Drawn, run: "Run") -> dict[str, Tensor]:
     return {"perceptual": distances[:half].mean(), "reference": distances[half:].mean()}
 
 
-def _style_loss(batch: FaceStep, drawn: Drawn, run: "Run") -> Tensor:
+def _style_loss(batch: FaceStep, drawn: Drawn, run: Run) -> Tensor:
     """Style read back from the translated faces."""
     _, translate = batch.halves
     recovered = _read_style(run.networks.style_encoder, drawn.fake[translate], batch.domain[translate])
     return adversarial.style_reconstruction_loss(recovered, drawn.style[translate])
 
 
-def _diversity(batch: FaceStep, fake: Tensor, run: "Run") -> Tensor:
+def _diversity(batch: FaceStep, fake: Tensor, run: Run) -> Tensor:
     """Difference between the new faces and others of the same sources in a second style."""
     _, translate = batch.halves
     with torch.no_grad():
@@ -152,7 +108,7 @@ def _diversity(batch: FaceStep, fake: Tensor, run: "Run") -> Tensor:
     return adversarial.diversity_loss(fake[translate], other)
 
 
-def mirror_loss(batch: FaceStep, drawn: Drawn, run: "Run") -> Tensor:
+def mirror_loss(batch: FaceStep, drawn: Drawn, run: Run) -> Tensor:
     """L1 between the translated faces and those of the mirrored scenes in the same styles, mirrored back; scalar.
 
     No style then darkens or stains one side of whatever face it is given. Single pixels count, not their means. The
@@ -213,7 +169,7 @@ def detector_loss(batch: FaceStep, fake: Tensor, detector: nn.ModuleDict) -> Ten
     return torch.stack(losses).sum()
 
 
-def cycle_loss(batch: FaceStep, fake: Tensor, run: "Run") -> Tensor:
+def cycle_loss(batch: FaceStep, fake: Tensor, run: Run) -> Tensor:
     """Acquire the new face, give it the source's style back, and acquire that: it must be the first acquisition."""
     _, translate = batch.halves
     acquired = run.camera(fake[translate])
@@ -239,7 +195,7 @@ def r1_loss(batch: FaceStep, discriminator: Discriminator) -> Tensor:
 
 
 def style_losses(
-    batch: FaceStep, style: Tensor, run: "Run", draws: torch.Generator, count: int = 128
+    batch: FaceStep, style: Tensor, run: Run, draws: torch.Generator, count: int = 128
 ) -> dict[str, Tensor]:
     """Spread of the encoder's codes, and latent styles against them, per domain, once enough have been seen.
 
