@@ -48,7 +48,7 @@ from phaseveil.errors import PhaseVeilError
 from phaseveil.models.face import load_face_networks
 from phaseveil.models.heatmap import load_heatmap_net
 from phaseveil.optics.camera import CameraConfig, load_camera
-from phaseveil.training.camera import CameraTraining
+from phaseveil.training.camera_config import CameraTraining
 from phaseveil.training.face_config import FaceTraining
 
 SECONDS = 30

@@ -9,7 +9,7 @@ from phaseveil.apps.tolerance import ToleranceStudy
 from phaseveil.config import from_mapping, load_config, preset_path, to_mapping
 from phaseveil.errors import ConfigError
 from phaseveil.optics.camera import CameraConfig
-from phaseveil.training.camera import CameraTraining
+from phaseveil.training.camera_config import CameraTraining
 from phaseveil.training.face_config import FaceTraining
 
 SCHEMAS = {

@@ -399,8 +399,8 @@ def train_camera(
     """Stage I: phase mask and heatmap network together."""
     from phaseveil.config import load_config
     from phaseveil.pipeline import usable_device
-    from phaseveil.training.camera import CameraTraining
     from phaseveil.training.camera import train_camera as job
+    from phaseveil.training.camera_config import CameraTraining
     from phaseveil.training.parallel import is_main
 
     settings = load_config(CameraTraining, config, overrides or ())

@@ -23,7 +23,7 @@ from phaseveil.data.image_io import read_image
 from phaseveil.errors import CheckpointError, ConfigError, InputError, PhaseVeilError
 from phaseveil.optics.camera import load_camera
 from phaseveil.progress import Report
-from phaseveil.training.camera import CameraTraining
+from phaseveil.training.camera_config import CameraTraining
 
 STAGE1 = """network: {{size: 32, width: 4}}
 camera: {camera}

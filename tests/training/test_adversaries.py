@@ -19,7 +19,8 @@ from phaseveil.training.adversaries import (
     adversarial_losses,
     build_adversaries,
 )
-from phaseveil.training.camera import CameraTraining, train_camera
+from phaseveil.training.camera import train_camera
+from phaseveil.training.camera_config import CameraTraining
 
 pytest.importorskip("dlib", reason="needs the extra 'eval'")
 

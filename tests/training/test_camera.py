@@ -14,7 +14,8 @@ from phaseveil.models.heatmap import load_heatmap_net
 from phaseveil.optics.camera import PhaseMaskCamera, load_camera
 from phaseveil.optics.dynamic import DynamicCamera, dynamic_from
 from phaseveil.run_state import seeded
-from phaseveil.training.camera import CameraTraining, cosine_schedule, train_camera
+from phaseveil.training.camera import cosine_schedule, train_camera
+from phaseveil.training.camera_config import CameraTraining
 from phaseveil.training.conditions import ConditionsConfig
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")

@@ -32,7 +32,7 @@ from phaseveil.models.heatmap import HeatmapNet, load_heatmap_net
 from phaseveil.optics.camera import PhaseMaskCamera, load_camera
 from phaseveil.progress import progress
 from phaseveil.run_state import seeded
-from phaseveil.training.camera import CameraTraining
+from phaseveil.training.camera_config import CameraTraining
 
 CHECKED_FACES = 512
 """Held-out faces, at most, on which the geometry's variance is measured."""

@@ -23,7 +23,8 @@ from phaseveil.errors import ConfigError
 from phaseveil.optics.camera import Camera, load_camera, save_camera
 from phaseveil.pipeline import PhaseVeil
 from phaseveil.run_state import begun
-from phaseveil.training.camera import CameraTraining, train_camera
+from phaseveil.training.camera import train_camera
+from phaseveil.training.camera_config import CameraTraining
 from phaseveil.training.face import train_face
 from phaseveil.training.face_config import FaceTraining
 
