@@ -14,6 +14,7 @@ ROOT = Path(phaseveil.__file__).parent
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("cli_anonymize",),
     ("cli_bench", "cli_calibrate", "cli_cluster", "cli_export", "cli_fabrication", "cli_measure", "cli_web"),
     ("cli_options",),
     ("apps",),

@@ -9,23 +9,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from phaseveil import __version__
 from phaseveil.allocation import keep_freed_memory
+from phaseveil.cli_anonymize import anonymize, conclude
 from phaseveil.cli_bench import bench
 from phaseveil.cli_calibrate import calibrate, point_sources
-from phaseveil.cli_cluster import (
-    ActorEngine,
-    Address,
-    ImageColumn,
-    KeepFields,
-    Workers,
-    refuse_without_ray,
-    run_cluster,
-)
 from phaseveil.cli_export import export_app
 from phaseveil.cli_fabrication import design, tolerance
 from phaseveil.cli_measure import attack, evaluate, sweep, table1
@@ -35,8 +27,6 @@ from phaseveil.cli_options import (
     Config,
     CropSize,
     Device,
-    Domain,
-    EraseShape,
     FrameSize,
     Inputs,
     Json,
@@ -48,12 +38,8 @@ from phaseveil.cli_options import (
     say,
 )
 from phaseveil.cli_web import web
-from phaseveil.errors import ConfigError, PhaseVeilError, printable
+from phaseveil.errors import PhaseVeilError, printable
 from phaseveil.progress import progress
-
-if TYPE_CHECKING:
-    from phaseveil.apps.batch import Summary
-    from phaseveil.apps.sources import Source
 
 app = typer.Typer(name="phaseveil", add_completion=False, pretty_exceptions_enable=False)
 camera_app = typer.Typer(help="Look at a camera's optics.")
@@ -103,154 +89,7 @@ def _root(
     """Face de-identification that starts in the optics."""
 
 
-@app.command()
-def anonymize(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(help="Images, videos, folders, glob patterns, cameras (webcam:0).", show_default=False),
-    ],
-    out: Out,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Same seed, same face; by file name if unset.")
-    ] = None,
-    reference: Annotated[
-        Path | None, typer.Option(help="Take the appearance of this photograph's largest face.")
-    ] = None,
-    domain: Domain = None,
-    erase_shape: EraseShape = 0,
-    camera: Annotated[str | None, typer.Option(help=f"Camera: {CAMERA_HELP}  [default: learned]")] = None,
-    acquired: Annotated[bool, typer.Option("--acquired", help="Inputs come from the real coded camera.")] = False,
-    align: Annotated[
-        bool, typer.Option("--align", help="Inputs are any photographs: replace every face in them.")
-    ] = False,
-    save: Annotated[str, typer.Option(help="Also keep: acquisition,heatmap,sheet (sheets show the sources).")] = "",
-    batch_size: Annotated[int, typer.Option(min=1, help="Faces that go through the networks at once.")] = 16,
-    size: Annotated[
-        int | None, typer.Option(min=16, max=4096, help="Side of the outputs, pixels; the crop's by default.")
-    ] = None,
-    on_miss: Annotated[
-        Literal["blur", "keep", "drop"], typer.Option(help="Videos: frames in which a face is not found.")
-    ] = "blur",
-    only: Annotated[str, typer.Option(help="Videos: replace these persons only, such as 1,3; blur the others.")] = "",
-    keep_others: Annotated[bool, typer.Option("--keep-others", help="Videos: show the others as they are.")] = False,
-    detect_every: Annotated[int, typer.Option(min=1, max=30, help="Videos: frames between searches for faces.")] = 5,
-    min_face: Annotated[int, typer.Option(min=8, help="Videos: smallest face that is searched for, pixels.")] = 20,
-    region: Annotated[
-        str | None, typer.Option(metavar="X,Y,SIDE", help="Videos, --acquired: the square that shows the face.")
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Folder with other weights than the bundled ones.")] = None,
-    engine: Annotated[
-        Literal["torch", "onnxruntime", "openvino", "ray"],
-        typer.Option(help="What runs the networks; ray: many workers, for data sets and shards (.tar, .parquet)."),
-    ] = "torch",
-    engine_dir: Annotated[
-        Path | None, typer.Option(help="Folder that 'phaseveil export onnx' wrote; by default exported at first use.")
-    ] = None,
-    actor_engine: ActorEngine = None,
-    address: Address = None,
-    workers: Workers = None,
-    keep_fields: KeepFields = "",
-    image_column: ImageColumn = None,
-    device: Device = "cpu",
-    as_json: Json = False,
-) -> int:
-    """Replace faces by new ones: in aligned square crops, in any photographs (--align), in videos."""
-    _exclude({"--seed": seed is not None, "--reference": reference is not None})
-    _exclude({"--acquired": acquired, "--align": align})
-    _exclude({"--acquired": acquired, "--camera": camera is not None})
-    _exclude({"--align": align, "--size": size is not None})
-    runner = (actor_engine or "torch") if engine == "ray" else engine
-    _exclude({"--erase-shape": erase_shape > 0, f"the engine {runner}": runner != "torch"})
-    from phaseveil.apps import anonymize as job
-    from phaseveil.apps.batch import combine
-    from phaseveil.apps.export import use_engine
-    from phaseveil.apps.video_inputs import sort_inputs
-    from phaseveil.data.landmarks import default_detector
-    from phaseveil.pipeline import PhaseVeil
-
-    options = job.Options(seed, frozenset(filter(None, save.split(","))), batch_size)
-    if engine == "ray":
-        _exclude({"--engine ray": True, "--save": bool(save)})
-        from phaseveil.apps.cluster_worker import Settings
-
-        kind = "acquisitions" if acquired else "photographs" if align else "crops"
-        fields = tuple(filter(None, keep_fields.split(",")))
-        settings = Settings(
-            options,
-            weights,
-            camera,
-            reference,
-            domain,
-            erase_shape,
-            kind,
-            size,
-            actor_engine or "torch",
-            engine_dir,
-            device,
-            fields,
-            image_column or "image",
-        )
-        return run_cluster(inputs, out, settings, address, workers, as_json)
-    refuse_without_ray(
-        {
-            "--actor-engine": actor_engine is not None,
-            "--address": address is not None,
-            "--workers": workers is not None,
-            "--keep-fields": bool(keep_fields),
-            "--image-column": image_column is not None,
-        }
-    )
-    images, videos = sort_inputs(inputs)
-    _exclude({"--size": size is not None, "videos": bool(videos)})
-    if videos:
-        from phaseveil.apps import video
-
-        choice = video.Redaction.of(on_miss, only, keep_others)
-        film = video.Options.of(options, choice, detect_every, min_face, acquired, region)
-    elif only or keep_others or region is not None:
-        raise ConfigError("--only, --keep-others and --region concern videos, and there is none among the inputs")
-    pipeline = use_engine(PhaseVeil.from_pretrained(weights, camera, device), engine, engine_dir, say)
-    pipeline = pipeline.erasing_shape(erase_shape)
-    if reference is None:
-        styles = job.latent_styles(pipeline, domain)
-    else:
-        styles = job.reference_styles(pipeline, reference, default_detector(), domain)
-    summaries = []
-    if images:
-        source = _source(pipeline.size, size, acquired=acquired, align=align)
-        with progress("anonymize") as report:
-            summaries.append(job.Batch(pipeline, source, styles, options, out).run(images, report, say))
-    if videos:
-        summaries.append(video.VideoBatch(pipeline, styles, film, out).run(videos, progress, say))
-    return _conclude(combine(summaries), as_json)
-
-
-def _source(model_size: int, output_size: int | None, *, acquired: bool, align: bool) -> "Source":
-    """The kind of input that the options name."""
-    from phaseveil.apps.sources import Acquisitions, AlignedCrops, Photographs, crop_detector
-    from phaseveil.data.landmarks import default_detector
-
-    if acquired:
-        return Acquisitions(model_size, output_size)
-    return Photographs(default_detector, model_size) if align else AlignedCrops(crop_detector, model_size, output_size)
-
-
-def _exclude(given: dict[str, bool]) -> None:
-    """Refuse options that contradict each other."""
-    both = [name for name, present in given.items() if present]
-    if len(both) > 1:
-        raise ConfigError(f"{both[0]} and {both[1]} exclude each other; give one of them")
-
-
-def _conclude(summary: "Summary", as_json: bool) -> int:
-    """Print what a batch did; returns its exit code."""
-    if as_json:
-        print(json.dumps(summary.as_dict()))
-    else:
-        print(f"{summary.done} done, {summary.skipped} skipped in {summary.seconds:.1f} s; see {summary.manifest}")
-        for sheet in summary.sheets:
-            print(sheet)
-    return 1 if summary.skipped else 0
+app.command()(anonymize)
 
 
 @app.command()
@@ -268,7 +107,7 @@ def capture(
 
     with progress("capture") as report:
         summary = job(inputs, out, load_camera(camera), report, say, seed, size)
-    return _conclude(summary, as_json)
+    return conclude(summary, as_json)
 
 
 @app.command()

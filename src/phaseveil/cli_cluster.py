@@ -12,7 +12,7 @@ from phaseveil.errors import ConfigError
 from phaseveil.progress import progress
 
 if TYPE_CHECKING:
-    from phaseveil.apps.cluster_worker import Settings
+    from phaseveil.apps.anonymize_settings import Settings
 
 ActorEngine = Annotated[
     Literal["torch", "onnxruntime", "openvino"] | None,

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from phaseveil import __version__
+from phaseveil.apps.anonymize_settings import Settings
 from phaseveil.apps.batch import Job, Summary, plan, summarise
 from phaseveil.apps.cluster_ledger import Ledger, Result, Unit
 from phaseveil.apps.cluster_ray import capacity, cluster_ray, local_ray, map_units
-from phaseveil.apps.cluster_worker import SUFFIXES, Settings, Worker
+from phaseveil.apps.cluster_worker import SUFFIXES, Worker
 from phaseveil.data.image_io import IMAGE_SUFFIXES
 from phaseveil.errors import InputError
 from phaseveil.progress import Report
