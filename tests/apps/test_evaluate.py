@@ -194,6 +194,22 @@ def test_the_strength_changes_latent_faces_alone_and_nothing_kept_from_another_i
     assert other["latent"]["LPIPS"]["mean"] == pytest.approx(0, abs=1e-6)
 
 
+def test_the_detectors_second_look_adds_figures_and_changes_no_other(
+    pipeline: PhaseVeil, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = app.evaluate(pipeline, options, quiet)
+    monkeypatch.setattr(evaluate_measure, "from_afar", lambda image, share: np.zeros_like(image))  # no detector sees it
+    twice = app.evaluate(pipeline, replace(options, eye_distance=60), quiet)
+    assert twice["settings"]["detectors"] == ["MTCNN", "dlib", "MTCNN, eyes 60 px apart", "dlib, eyes 60 px apart"]
+    for mode in ("reference", "latent"):
+        columns = twice["modes"][mode]["detection"]
+        assert {name: columns.pop(f"{name}, eyes 60 px apart")["fd"] for name in ("MTCNN", "dlib")} == {
+            "MTCNN": 0,
+            "dlib": 0,
+        }
+    assert twice["modes"] == once["modes"]
+
+
 def test_shards_of_any_size_give_the_same_figures(pipeline: PhaseVeil, options: Options, tmp_path: Path) -> None:
     records = [
         app.evaluate(pipeline, replace(options, shard_size=size, work=tmp_path / str(size)), quiet) for size in (2, 5)
@@ -288,6 +304,8 @@ def test_a_subset_keeps_the_domains_shares_and_each_source_its_seed(options: Opt
         ({"outputs": 2}, "at least 3 outputs"),
         ({"latent_detections": 4}, "between 1 and 3"),
         ({"seed": -1}, "seed must lie between"),
+        ({"eye_distance": 0.0}, "eyes' distance must lie between 0 and 256 pixels, got 0"),
+        ({"eye_distance": float("nan")}, "eyes' distance must lie between 0 and 256 pixels, got nan"),
         ({"strength": -0.1}, "strength must be a number from 0 on, got -0.1"),
         ({"strength": float("nan")}, "strength must be a number from 0 on, got nan"),
         ({"shard_size": 0}, "at least 1 source"),
@@ -344,17 +362,6 @@ def test_faces_that_no_detector_finds_are_counted(options: Options) -> None:
     latent = evaluate_summary.detection(found, "latent", options)
     assert (latent["pairs"], latent["generated_undetected"], latent["fd"]) == (4, 4, 0)
     assert app.as_plain(latent)["bb"] is None
-
-
-def test_the_detectors_find_a_face(astronaut: np.ndarray) -> None:
-    head = resize(astronaut[:256, 96:352], 256)
-    row = FaceFinder()(evaluate_measure.Drawn([head, np.zeros_like(head)], {}))
-    for name, points in (("MTCNN", 5), ("dlib", 68)):
-        face = unflatten(row[name][0])
-        assert face is not None
-        assert face.landmarks.shape == (points, 2)
-        assert np.linalg.norm(face.centre - (128, 110)) < 40
-        assert unflatten(row[name][1]) is None
 
 
 @pytest.fixture

@@ -5,7 +5,15 @@ import pytest
 from numpy.typing import NDArray
 
 from phaseveil.data.landmarks import FaceDetection
-from phaseveil.metrics.detection import FRAME, FoundFace, detection_score, find_faces, read_by_points, read_by_predictor
+from phaseveil.metrics.detection import (
+    FRAME,
+    FoundFace,
+    detection_score,
+    find_faces,
+    from_afar,
+    read_by_points,
+    read_by_predictor,
+)
 
 POINTS = np.array([(86.0, 85.0), (168.0, 85.0), (127.0, 134.0), (91.0, 171.5), (163.0, 171.5)])
 BOX = (30.0, 30.0, 220.0, 230.0)
@@ -88,3 +96,16 @@ def test_reader_by_predictor_reads_landmarks_in_the_detectors_box() -> None:
     assert found.landmarks.shape == (68, 2)
     assert np.all(found.landmarks == BOX[0])
     assert np.array_equal(found.centre, (125, 130))
+
+
+@pytest.mark.parametrize("share", [0.4, 0.75, 1.0])
+def test_from_afar_every_point_is_nearer_to_the_centre_and_no_border_is_seen(share: float) -> None:
+    near = image(200, size=FRAME)
+    near[58:62, 176:184] = 0  # its middle 68 px above the centre, 52 px to the right
+    far = from_afar(near, share)
+    assert far.shape == near.shape
+    border = round(FRAME * (1 - share) / 2)  # beyond it lie mirror images of the point
+    within = far[border : FRAME - border, border : FRAME - border, 0]
+    rows, columns = (places.mean() + border + 0.5 - FRAME / 2 for places in np.nonzero(within < 150))
+    assert (columns, rows) == (pytest.approx(52 * share, abs=1), pytest.approx(-68 * share, abs=1))
+    assert (from_afar(image(200, size=FRAME), share) == 200).all()

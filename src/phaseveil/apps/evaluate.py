@@ -31,7 +31,7 @@ from phaseveil.apps.evaluate_inputs import (
     list_domains,
     read_crop,
 )
-from phaseveil.apps.evaluate_measure import DETECTORS, Instruments, measure
+from phaseveil.apps.evaluate_measure import FaceFinder, Instruments, detector_names, measure, share_of_frame
 from phaseveil.apps.evaluate_shards import Shards
 from phaseveil.apps.evaluate_summary import TOO_FEW_TO_CORRECT, Figures
 from phaseveil.data.datasets import DOMAINS
@@ -108,12 +108,13 @@ def evaluate(pipeline: PhaseVeil, options: Options, stage: Stage) -> Figures:
     networks = key_of(digest_of(pipeline), states([file for files in references.values() for file in files]))
     key = key_of(
         FORMAT, networks, known.key, digests, states([s.path for s in subjects]), options.seed, options.outputs,
-        options.latent_detections, options.strength,
+        options.latent_detections, options.eye_distance, options.strength,
     )  # fmt: skip
     landmarks = find_landmarks(subjects, options.work / "cache", clock)
+    finder = FaceFinder(detector_names(options), share_of_frame(options, landmarks))
     real = reference_features(instruments.features, references, digests, options.work / "cache", clock)
     shards = Shards(options.work / key, len(subjects), options.shard_size)
-    fill(shards, pipeline, instruments, options, subjects, landmarks, clock)
+    fill(shards, pipeline, instruments, options, subjects, landmarks, finder, clock)
     with clock("figures"):
         rows, variance = evaluate_summary.gather(shards.read(), landmarks)
         figures = {
@@ -212,11 +213,12 @@ def fill(
     options: Options,
     subjects: Sequence[Subject],
     landmarks: Floats,
+    finder: FaceFinder,
     stage: Stage,
 ) -> None:
     """Measure the sources that no shard holds yet."""
     places = shards.missing
-    rows = measure(pipeline, instruments, options, [subjects[place] for place in places], landmarks[places])
+    rows = measure(pipeline, instruments, options, [subjects[place] for place in places], landmarks[places], finder)
     with stage("sources") as report, closing(rows):
         for done in shards.write(rows):
             report(len(subjects) - len(places) + done, len(subjects))
@@ -261,7 +263,7 @@ def settings(options: Options, pipeline: PhaseVeil, digests: dict[str, str], key
         "size": pipeline.size,
         "erased_directions": pipeline.erased_directions,
         "camera_config": plain_config(pipeline.camera.config),
-        "detectors": list(DETECTORS),
+        "detectors": detector_names(options),
         "sha256": digests,
         "fingerprint": key,
     }

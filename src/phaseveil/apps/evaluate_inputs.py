@@ -35,6 +35,8 @@ class Options:
         limit: Random subset of so many sources; all where ``None``.
         outputs: New faces a source in each mode.
         latent_detections: How many of a source's latent faces the detectors see; all faces in reference mode.
+        eye_distance: The detectors look a second time, at pictures shrunk until the sources' eyes lie so many pixels of
+            256 apart in the median; ``None`` leaves that out.
         strength: Of the latent styles, from 0 on; 1 draws them as they are, less is nearer to their domain's mean.
         seed: Of the subset, the references, the latents and the sensor's noise.
         shard_size: Sources in a finished part.
@@ -52,6 +54,7 @@ class Options:
     limit: int | None = None
     outputs: int = 10
     latent_detections: int = 2
+    eye_distance: float | None = None
     strength: float = STRENGTH
     seed: int = 0
     shard_size: int = 16
@@ -63,6 +66,8 @@ class Options:
             raise ConfigError(f"distances need at least {LEAST_OUTPUTS} outputs a source, got {self.outputs}")
         if not 1 <= self.latent_detections <= self.outputs:
             raise ConfigError(f"latent detections must lie between 1 and {self.outputs}, got {self.latent_detections}")
+        if self.eye_distance is not None and not 0 < self.eye_distance < FRAME:
+            raise ConfigError(f"the eyes' distance must lie between 0 and {FRAME} pixels, got {self.eye_distance:g}")
         require_strength(self.strength)
         require_seed(self.seed)
         if self.shard_size < 1:

@@ -3,6 +3,7 @@
 Networks run in the calling thread; the detectors, whose libraries let go of the interpreter, in a pool beside it.
 """
 
+import math
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +18,13 @@ from phaseveil.apps.batch import ahead
 from phaseveil.apps.evaluate_inputs import MODES, Options, Subject, read_crop
 from phaseveil.apps.evaluate_shards import Row
 from phaseveil.data.datasets import DOMAINS
+from phaseveil.data.heatmaps import interocular_distance
 from phaseveil.data.image_io import ImageArray, resize, to_array, to_tensor
 from phaseveil.data.landmarks import DlibDetector, LandmarkPredictor, MTCNNDetector
+from phaseveil.errors import ConfigError
 from phaseveil.figures import colour_heatmap
 from phaseveil.losses.perceptual import LPIPS, normalise
-from phaseveil.metrics.detection import FRAME, FaceReader, FoundFace, read_by_points, read_by_predictor
+from phaseveil.metrics.detection import FRAME, FaceReader, FoundFace, from_afar, read_by_points, read_by_predictor
 from phaseveil.metrics.expression import PERTURBED, ExpressionReader
 from phaseveil.metrics.fid import AlexNetFeatures, Features
 from phaseveil.metrics.identity import Floats, Recogniser
@@ -48,6 +51,36 @@ def dlib_reader() -> FaceReader:
 
 DETECTORS: dict[str, tuple[int, Callable[[], FaceReader]]] = {"MTCNN": (5, mtcnn_reader), "dlib": (68, dlib_reader)}
 """Detectors by name, with the number of their landmarks."""
+
+LEAST_SHARE = 0.4  # of the frame to which pictures shrink: their mirrored borders must reach, with some to spare
+
+
+def detector_names(options: Options) -> list[str]:
+    """What the detectors' figures are called: by the detectors, and by how large faces were where they looked again."""
+    if options.eye_distance is None:
+        return list(DETECTORS)
+    return [*DETECTORS, *(f"{name}, eyes {options.eye_distance:g} px apart" for name in DETECTORS)]
+
+
+def share_of_frame(options: Options, landmarks: Floats) -> float:
+    """Share of the frame to which pictures shrink for the detectors' second look.
+
+    Args:
+        options: Their ``eye_distance`` is asked.
+        landmarks: Of the sources, pixels of the 256-px frame. Shape ``(N, 68, 2)``.
+
+    Raises:
+        ConfigError: The eyes lie nearer together already, or so far apart that a face would become tiny.
+    """
+    if options.eye_distance is None:
+        return 1.0
+    usual = float(interocular_distance(torch.from_numpy(landmarks)).median())
+    if not LEAST_SHARE * usual <= options.eye_distance <= usual:
+        raise ConfigError(
+            f"--eye-distance {options.eye_distance:g}: these sources' eyes are {usual:.1f} px apart; "
+            f"give a number from {math.ceil(LEAST_SHARE * usual)} to {math.floor(usual)}"
+        )
+    return options.eye_distance / usual
 
 
 @dataclass(frozen=True)
@@ -82,23 +115,40 @@ class Drawn:
 
 @dataclass
 class FaceFinder:
-    """Both detectors, a pair of them for each thread: their networks keep state while they run."""
+    """Both detectors, a pair of them for each thread: their networks keep state while they run.
 
+    Attributes:
+        names: See :func:`detector_names`.
+        share: Of the frame, that pictures shrink to for the second look; see :func:`share_of_frame`.
+    """
+
+    names: Sequence[str] = tuple(DETECTORS)
+    share: float = 1.0
     _local: threading.local = field(default_factory=threading.local)
 
     def __call__(self, drawn: Drawn) -> Row:
         """The row with a box and landmarks for each image; NaN where no face is found."""
         if not hasattr(self._local, "readers"):
             self._local.readers = {name: make() for name, (_, make) in DETECTORS.items()}
-        found = {
-            name: np.stack([flatten(read(image), DETECTORS[name][0]) for image in drawn.shown])
-            for name, read in self._local.readers.items()
-        }
+        views = [drawn.shown]
+        if len(self.names) > len(DETECTORS):
+            views.append([from_afar(image, self.share) for image in drawn.shown])
+        looks = [(images, detector) for images in views for detector in DETECTORS]
+        found = {name: self._find(*look) for name, look in zip(self.names, looks, strict=True)}
         return {**drawn.row, **found}
+
+    def _find(self, images: Sequence[ImageArray], detector: str) -> NDArray:
+        points, read = DETECTORS[detector][0], self._local.readers[detector]
+        return np.stack([flatten(read(image), points) for image in images])
 
 
 def measure(
-    pipeline: PhaseVeil, instruments: Instruments, options: Options, subjects: Sequence[Subject], landmarks: Floats
+    pipeline: PhaseVeil,
+    instruments: Instruments,
+    options: Options,
+    subjects: Sequence[Subject],
+    landmarks: Floats,
+    finder: FaceFinder,
 ) -> Generator[Row, None, None]:
     """Numbers of each source, in order; a few sources are on their way at a time.
 
@@ -108,10 +158,11 @@ def measure(
         options: How many outputs and detections.
         subjects: N sources.
         landmarks: Of the sources, pixels of the 256-px frame. Shape ``(N, 68, 2)``.
+        finder: Of faces.
 
     Yields:
         Rows: ``points`` (read from the acquisition, normalised, ``(68, 2)``), ``heatmap`` ``(5, S/2, S/2)``,
-        ``embeddings`` ``(5, D)`` in the order of :data:`ARTEFACTS`, by the name of each detector
+        ``embeddings`` ``(5, D)`` in the order of :data:`ARTEFACTS`, by each of the finder's names
         ``(1 + M + latent detections, 4 + 2 P)``, and as far as the instruments go ``diversity`` ``(2,)``, by the name
         of each network of features ``(2, M, D)``, ``expression`` ``(1 + 2 M, 7)`` and ``perturbed`` ``(5, 7)``.
 
@@ -121,7 +172,7 @@ def measure(
     drawn = (draw(pipeline, instruments, options, *one) for one in zip(subjects, landmarks, strict=True))
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="detect")
     try:
-        yield from ahead(FaceFinder(), drawn, pool, AHEAD)
+        yield from ahead(finder, drawn, pool, AHEAD)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phaseveil.apps.evaluate_inputs import MODES, Options, Subject, other_domain
-from phaseveil.apps.evaluate_measure import DETECTORS, unflatten
+from phaseveil.apps.evaluate_measure import detector_names, unflatten
 from phaseveil.apps.evaluate_shards import Row
 from phaseveil.data.datasets import DOMAINS
 from phaseveil.data.heatmaps import GROUPS, draw_heatmaps, misplaced_eyes, normalised_mean_error
@@ -200,7 +200,7 @@ def mode_figures(
         figures |= distances(rows[network.name][:, number], real[network.name], domains, network, options.seed)
     if "diversity" in rows:
         figures["LPIPS"] = diversity(rows["diversity"][:, number])
-    figures["detection"] = {name: detection(rows[name], mode, options) for name in DETECTORS}
+    figures["detection"] = {name: detection(rows[name], mode, options) for name in detector_names(options)}
     if "expression" in rows:
         figures["expression"] = expression(rows["expression"], mode, options)
     return figures

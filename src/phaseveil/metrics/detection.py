@@ -89,6 +89,24 @@ def read_by_predictor(detector: Detector, predict: PredictLandmarks) -> FaceRead
     return read
 
 
+def from_afar(image: ImageArray, share: float) -> ImageArray:
+    """A picture shrunk about its centre to a share of its frame; mirrored at its border, it fills the rest.
+
+    Detectors answer more finely the smaller a face is in the frame, so figures compare only where faces are equally
+    large. What surrounds an aligned crop is not at hand; its mirror image has the same colours and no edge.
+
+    Args:
+        image: Square, ``(S, S, 3)``, uint8.
+        share: Above 1/3, below which one mirror image a side would not reach, up to 1.
+
+    Returns:
+        As large as the image. A point at x pixels from its centre comes to lie at about ``share * x``.
+    """
+    side = len(image)
+    border = round(side * (1 / share - 1) / 2)
+    return resize(np.pad(image, ((border, border), (border, border), (0, 0)), mode="symmetric"), side)
+
+
 def find_faces(images: Sequence[ImageArray], reader: FaceReader) -> list[FoundFace | None]:
     """The subject's face in each image, brought to the 256-px frame first; ``None`` where there is none.
 
